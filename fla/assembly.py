@@ -1,0 +1,226 @@
+"""What both stages assemble alike: splits, loaders, schedule, and the way through training."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fla.batch import Batch
+from fla.config.deepspeed import read_deepspeed_config
+from fla.config.schema import Stage1Config, Stage2Config
+from fla.data.loader import EvalLoader, TrainLoader
+from fla.engine import Engine
+from fla.evaluate import Evaluator, name_metrics
+from fla.export import Corpus, Description, Preprocessing
+from fla.run import Run
+from fla.run_folder import checkpoint_tag
+from fla.runtime import Runtime
+from fla.split import Split, read_split
+from fla.text.codec import TextCodec, read_codec
+from fla.train import Schedule, plan_schedule, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a stage trains on and for how long."""
+
+    runtime: Runtime
+    codec: TextCodec
+    train_split: Split
+    dev_split: Split
+    train_loader: TrainLoader
+    dev_loader: EvalLoader
+    schedule: Schedule
+    deepspeed_config: dict[str, Any]
+
+
+@contextmanager
+def open_parts(config: Stage1Config | Stage2Config, runtime: Runtime) -> Iterator[Parts]:
+    """Read the splits and start the loaders; both end with the block.
+
+    Raises:
+        FlaError: Something that the user can fix.
+    """
+    deepspeed_config = read_deepspeed_config(
+        Path(config.deepspeed),
+        micro_batch_size=config.train.micro_batch_size,
+        world_size=runtime.world_size,
+        max_grad_norm=config.optim.max_grad_norm,
+        has_gpu=runtime.device != "cpu",
+    )
+    codec = read_codec(Path(config.text.tokenizer_dir), language=config.text.language)
+    train_split, dev_split = (_read_split(name, config, codec) for name in ("train", "dev"))
+    with (
+        closing(_open_train_loader(config, train_split, runtime)) as train_loader,
+        closing(_open_dev_loader(config, dev_split, runtime)) as dev_loader,
+    ):
+        yield Parts(
+            runtime=runtime,
+            codec=codec,
+            train_split=train_split,
+            dev_split=dev_split,
+            train_loader=train_loader,
+            dev_loader=dev_loader,
+            schedule=plan_schedule(
+                steps_per_epoch=train_loader.num_steps,
+                num_epochs=config.train.num_epochs,
+                max_steps=config.train.max_steps,
+                log_every_steps=config.train.log_every_steps,
+                evaluate_every_steps=config.train.evaluate_every_steps,
+                keep_checkpoints=config.train.keep_checkpoints,
+            ),
+            deepspeed_config=deepspeed_config,
+        )
+
+
+def train_stage(
+    engine: Engine,
+    parts: Parts,
+    run: Run,
+    *,
+    prepare: Callable[[Batch], Batch],
+    config: Stage1Config | Stage2Config,
+) -> None:
+    """Train from where the run stands to its end, and leave the best weights in the engine.
+
+    Args:
+        engine: Holds a stage model.
+        parts: Data and schedule.
+        run: Folder, tracker and state.
+        prepare: Brings a batch to the device and into the model's form.
+        config: Of the stage.
+    """
+    evaluator = Evaluator(
+        loader=parts.dev_loader,
+        split="dev",
+        split_ids=parts.dev_split.ids,
+        prepare=prepare,
+        ids_to_text=parts.codec.decode,
+        beam=config.beam,
+        runtime=parts.runtime,
+        folder=run.folder,
+    )
+
+    def evaluate_dev(step: int) -> float:
+        with engine.whole_model() as model:
+            scores, path = evaluator.evaluate(model, tag=checkpoint_tag(step))
+        run.tracker.log(name_metrics(scores, split="dev"), step=step)
+        run.tracker.log_artifact(path, "decodes")
+        return scores.bleu4
+
+    if run.checkpoint is not None:
+        engine.load(run.checkpoint)
+    state = train(
+        engine,
+        parts.train_loader,
+        prepare=prepare,
+        evaluate=evaluate_dev,
+        tracker=run.tracker,
+        run_folder=run.folder,
+        runtime=parts.runtime,
+        schedule=parts.schedule,
+        state=run.state,
+        seed=config.seed,
+    )
+    if state.best_step is not None and state.best_step != state.step:
+        engine.load(run.folder.checkpoint(state.best_step))
+
+
+def describe_export(
+    config: Stage1Config | Stage2Config,
+    *,
+    stage: Literal[1, 2],
+    encoder: dict[str, int],
+    translator: dict[str, Any],
+    autocast: bool,
+) -> Description:
+    """What an export of this run says about itself."""
+    return Description(
+        stage=stage,
+        encoder=encoder,
+        translator=translator,
+        language=config.text.language,
+        max_tokens=config.text.max_tokens,
+        autocast=autocast,
+        preprocessing=Preprocessing(
+            frame_stride=config.data.frame_stride,
+            max_frames=config.data.max_frames,
+            resize_px=config.data.resize_px,
+            crop_px=config.data.crop_px,
+        ),
+        corpus=Corpus(
+            manifest_dir=str(Path(config.data.manifest_dir).absolute()),
+            video_root=config.data.video_root,
+        ),
+    )
+
+
+def manifest_hashes(parts: Parts) -> dict[str, str]:
+    """SHA-256 of the manifests that a run reads, by path."""
+    return {
+        str(split.manifest): split.manifest_sha256 for split in (parts.train_split, parts.dev_split)
+    }
+
+
+def corpus_name(config: Stage1Config | Stage2Config) -> str:
+    """The MLflow experiment: one a corpus, named by its manifest folder unless the config does."""
+    return config.tracking.experiment or Path(config.data.manifest_dir).absolute().name
+
+
+def _read_split(name: str, config: Stage1Config | Stage2Config, codec: TextCodec) -> Split:
+    return read_split(
+        name,
+        manifest_dir=config.data.manifest_dir,
+        video_root=config.data.video_root,
+        codec=codec,
+        max_tokens=config.text.max_tokens,
+        shuffle_videos=config.data.shuffle_videos,
+        seed=config.seed,
+    )
+
+
+def _open_train_loader(
+    config: Stage1Config | Stage2Config, split: Split, runtime: Runtime
+) -> TrainLoader:
+    data = config.data
+    return TrainLoader(
+        split.samples,
+        root=split.root,
+        token_ids=split.token_ids,
+        runtime=runtime,
+        seed=config.seed,
+        global_batch_size=config.train.global_batch_size,
+        micro_batch_size=config.train.micro_batch_size,
+        frames_per_batch=data.frames_per_batch,
+        frame_stride=data.frame_stride,
+        max_frames=data.max_frames,
+        resize_px=data.resize_px,
+        crop_px=data.crop_px,
+        augment=data.augment,
+        max_rotation_deg=data.max_rotation_deg,
+        max_rescale_fraction=data.max_rescale_fraction,
+        max_shift_fraction=data.max_shift_fraction,
+        num_threads=data.num_threads,
+        prefetch_batches=data.prefetch_batches,
+    )
+
+
+def _open_dev_loader(
+    config: Stage1Config | Stage2Config, split: Split, runtime: Runtime
+) -> EvalLoader:
+    data = config.data
+    return EvalLoader(
+        split.samples,
+        root=split.root,
+        token_ids=split.token_ids,
+        runtime=runtime,
+        batch_size=config.beam.batch_size,
+        frames_per_batch=data.frames_per_batch,
+        frame_stride=data.frame_stride,
+        max_frames=data.max_frames,
+        resize_px=data.resize_px,
+        crop_px=data.crop_px,
+        num_threads=data.num_threads,
+        prefetch_batches=data.prefetch_batches,
+    )

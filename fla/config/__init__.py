@@ -1,0 +1,1 @@
+"""Configuration: typed schema, loading, checks across fields, DeepSpeed JSON."""

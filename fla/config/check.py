@@ -1,0 +1,252 @@
+"""Rules that a type cannot hold: ranges, keys that must agree, files that must be there.
+
+Every check finds all broken rules at once, before torch is imported and before any rank waits for
+another.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from fla.config.deepspeed import read_deepspeed_config
+from fla.config.ranges import out_of_range
+from fla.config.schema import (
+    DataConfig,
+    DecodeConfig,
+    EncoderConfig,
+    PretrainConfig,
+    Stage1Config,
+    Stage2Config,
+    TrainConfig,
+)
+from fla.errors import ConfigError
+
+SPLITS = ("train", "dev", "test")
+
+EXPORT_FORMAT = "fla-llm-export"
+"""What an export's config.json says it is; `fla/export.py` writes it."""
+
+
+def check_stage1(config: Stage1Config, world_size: int | None = None) -> None:
+    """Check a run of stage 1.
+
+    Args:
+        config: As loaded.
+        world_size: Ranks; None: as the launcher's environment says.
+
+    Raises:
+        ConfigError: Every broken rule, one sentence each.
+    """
+    _raise_all(
+        *out_of_range(config),
+        *_broken_data(config.data),
+        *_broken_manifests(config.data.manifest_dir, SPLITS),
+        *_missing_tokenizer(config.text.tokenizer_dir),
+        *_broken_encoder(config.model),
+        *_broken_batches(config.train, _world_size(world_size)),
+        *_broken_deepspeed(config, _world_size(world_size)),
+        *_bf16_parameters(config.deepspeed),
+    )
+
+
+def check_stage2(config: Stage2Config, world_size: int | None = None) -> None:
+    """Check a run of stage 2; arguments and error as of `check_stage1`."""
+    _raise_all(
+        *out_of_range(config),
+        *_broken_data(config.data),
+        *_broken_manifests(config.data.manifest_dir, SPLITS),
+        *_missing_tokenizer(config.text.tokenizer_dir),
+        *_missing_mbart(config.model.mbart_dir),
+        *_broken_export(
+            "model.encoder_export", config.model.encoder_export, command="launchers/stage1.py"
+        ),
+        *_wrong_stage(config.model.encoder_export),
+        *_broken_batches(config.train, _world_size(world_size)),
+        *_broken_deepspeed(config, _world_size(world_size)),
+    )
+
+
+def check_decode(config: DecodeConfig) -> None:
+    """Check a decoding run; error as of `check_stage1`."""
+    _raise_all(
+        *out_of_range(config),
+        *_broken_export("export_dir", config.export_dir, command="launchers/stage2.py"),
+        *(
+            _broken_manifests(config.manifest_dir, [config.split], key="manifest_dir")
+            if config.manifest_dir
+            else ()
+        ),
+        *_missing_folder("video_root", config.video_root),
+    )
+
+
+def check_pretrain(config: PretrainConfig, world_size: int | None = None) -> None:
+    """Check a denoising run; arguments and error as of `check_stage1`."""
+    ranks = _world_size(world_size)
+    problems = [*out_of_range(config)]
+    if config.global_batch_size % ranks:
+        problems.append(
+            f"global_batch_size ({config.global_batch_size}) must be a multiple of the "
+            f"world size ({ranks})."
+        )
+    if config.model.num_heads > 0 and config.model.d_model % config.model.num_heads:
+        problems.append(
+            f"model.d_model ({config.model.d_model}) must be a multiple of model.num_heads "
+            f"({config.model.num_heads})."
+        )
+    text = Path(config.data.train_text)
+    if not text.is_file():
+        command = "make demo" if "demo" in str(text) else "python tools/make_demo_corpus.py OUT_DIR"
+        problems.append(
+            f"data.train_text ({text}): there is no such file. It holds one sentence a line; "
+            f"`{command}` makes one."
+        )
+    problems += _broken_json(
+        config.deepspeed,
+        micro_batch_size=max(1, config.global_batch_size // ranks),
+        world_size=ranks,
+        max_grad_norm=config.optim.max_grad_norm,
+    )
+    _raise_all(*problems)
+
+
+def _raise_all(*problems: str) -> None:
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _world_size(world_size: int | None) -> int:
+    return int(os.environ.get("WORLD_SIZE", "1")) if world_size is None else world_size
+
+
+def _broken_data(data: DataConfig) -> Iterator[str]:
+    if data.crop_px > data.resize_px:
+        yield (
+            f"data.crop_px ({data.crop_px}) must be at most data.resize_px ({data.resize_px}): "
+            "the crop is cut from the resized frame."
+        )
+    if data.frames_per_batch < data.max_frames:
+        yield (
+            f"data.frames_per_batch ({data.frames_per_batch}) must be at least data.max_frames "
+            f"({data.max_frames}), or the longest clip fits into no micro-batch."
+        )
+    yield from _missing_folder("data.video_root", data.video_root)
+
+
+def _broken_encoder(model: EncoderConfig) -> Iterator[str]:
+    if model.kernel_size % 2 == 0:
+        yield f"model.kernel_size ({model.kernel_size}) must be odd, to keep a clip's length."
+    if model.backbone_weights and not Path(model.backbone_weights).is_file():
+        yield (
+            f"model.backbone_weights ({model.backbone_weights}): there is no such file. Give a "
+            "torchvision ResNet-18 (.pth or .safetensors), or leave it empty for random weights."
+        )
+
+
+def _broken_batches(train: TrainConfig, world_size: int) -> Iterator[str]:
+    share = train.micro_batch_size * world_size
+    if share > 0 and train.global_batch_size % share:
+        yield (
+            f"train.global_batch_size ({train.global_batch_size}) must be a multiple of "
+            f"train.micro_batch_size x world size ({train.micro_batch_size} x {world_size})."
+        )
+
+
+def _broken_manifests(
+    folder: str, splits: Iterable[str], key: str = "data.manifest_dir"
+) -> Iterator[str]:
+    missing = [f"{split}.tsv" for split in splits if not (Path(folder) / f"{split}.tsv").is_file()]
+    if missing:
+        is_demo = any("demo" in part for part in Path(folder).parts)
+        command = f"python tools/import_how2sign.py SOURCE_DIR {folder}"
+        yield (
+            f"{key} ({folder}): there is no {', '.join(missing)}. "
+            f"Make the manifests with `{'make demo' if is_demo else command}`."
+        )
+
+
+def _missing_folder(key: str, folder: str) -> Iterator[str]:
+    if folder and not Path(folder).is_dir():
+        yield f"{key} ({folder}): there is no such folder."
+
+
+def _missing_tokenizer(folder: str) -> Iterator[str]:
+    if not Path(folder).is_dir():
+        yield (
+            f"text.tokenizer_dir ({folder}): there is no such folder. Give one with an mBART "
+            "tokenizer; `python tools/pretrain_mbart.py` makes a small one."
+        )
+
+
+def _missing_mbart(folder: str) -> Iterator[str]:
+    if not (Path(folder) / "config.json").is_file():
+        yield (
+            f"model.mbart_dir ({folder}): there is no mBART, which has a config.json. Give a "
+            "folder in Hugging Face format; `python tools/pretrain_mbart.py` makes a small one."
+        )
+
+
+def _broken_export(key: str, folder: str, *, command: str) -> Iterator[str]:
+    if not (Path(folder) / "config.json").is_file():
+        inside = Path(folder) / "export"
+        advice = (
+            f"Did you mean {inside}?"
+            if (inside / "config.json").is_file()
+            else f"`deepspeed {command}` makes one when its training has ended."
+        )
+        yield f"{key} ({folder}): there is no export, which has a config.json. {advice}"
+    elif _read_export(folder).get("format") != EXPORT_FORMAT:
+        yield (
+            f"{key} ({folder}): config.json is not that of an export of this toolkit. Give the "
+            "export/ folder of a run."
+        )
+
+
+def _wrong_stage(folder: str) -> Iterator[str]:
+    stage = _read_export(folder).get("stage", 1)
+    if stage != 1:
+        yield (
+            f"model.encoder_export ({folder}) is an export of stage {stage}, not of stage 1. Give "
+            "the export/ folder of a stage-1 run."
+        )
+
+
+def _read_export(folder: str) -> dict[str, Any]:
+    try:
+        content = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _broken_deepspeed(config: Stage1Config | Stage2Config, world_size: int) -> Iterator[str]:
+    return _broken_json(
+        config.deepspeed,
+        micro_batch_size=max(1, config.train.micro_batch_size),
+        world_size=world_size,
+        max_grad_norm=config.optim.max_grad_norm,
+        global_batch_size=config.train.global_batch_size,
+    )
+
+
+def _broken_json(path: str, **numbers: Any) -> Iterator[str]:
+    try:
+        # Whether there is a GPU is known only after torch; the run asks again then.
+        read_deepspeed_config(Path(path), **numbers, has_gpu=True)
+    except ConfigError as error:
+        yield from str(error).splitlines()
+
+
+def _bf16_parameters(path: str) -> Iterator[str]:
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        has_bf16 = content["bf16"]["enabled"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if has_bf16:
+        yield (
+            f"{path}: bf16 casts the weights but not BatchNorm's statistics, so stage 1 cannot "
+            "run with it. Use ds_configs/zero1_autocast.json."
+        )

@@ -1,0 +1,1 @@
+"""From manifests to packed batches of decoded frames."""

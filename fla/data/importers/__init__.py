@@ -1,0 +1,1 @@
+"""Importers: official downloads to manifests, one module a corpus."""

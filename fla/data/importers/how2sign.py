@@ -1,0 +1,238 @@
+"""Importer for How2Sign (Duarte et al., CVPR 2021), from the folders that its download unpacks to.
+
+Reads the whole recordings and the re-aligned annotation; the pre-cut clips and their stamps do not
+match what is signed. Nothing is cut or copied: a sample is a range of a recording.
+"""
+
+import math
+import multiprocessing
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+
+from fla.data.decode import VideoInfo, in_range, probe_video
+from fla.data.importers.how2sign_files import (
+    SPLITS,
+    RawSplit,
+    Row,
+    check_layout,
+    read_split,
+)
+from fla.data.importers.report import (
+    Clamped,
+    Dropped,
+    ImportReport,
+    SplitReport,
+    Stamps,
+    describe_durations,
+    describe_sentences,
+    write_report,
+)
+from fla.data.manifest import Sample, fingerprint, write_manifest
+from fla.errors import DataError
+
+MIN_FRAMES = 2
+"""A clip of one frame shows no movement."""
+
+_VIDEO_NAME = re.compile(r".+-(\d+)-rgb_front")
+
+
+def import_how2sign(
+    source: Path, output: Path, *, on_progress: Callable[[int, int], None]
+) -> ImportReport:
+    """Write train.tsv, dev.tsv, test.tsv, report.json and report.txt.
+
+    Args:
+        source: Folder that holds `video_level` and `sentence_level`; only read.
+        output: Folder for the five files; made where it is missing.
+        on_progress: Called with recordings read so far and their total number.
+
+    Raises:
+        DataError: an annotation file or a folder of recordings is missing, a row cannot be
+            understood, a recording is no video, or no row of a split became a sample. No file
+            has been written then.
+        OSError: `output` cannot be written to.
+    """
+    source = source.resolve()
+    check_layout(source)
+    splits = {ours: read_split(source, theirs) for ours, theirs in SPLITS.items()}
+    # Before the recordings are read, which may take an hour.
+    output.mkdir(parents=True, exist_ok=True)
+    infos = _probe_all(_wanted_recordings(splits.values()), on_progress)
+
+    samples: dict[str, list[Sample]] = {}
+    reports: dict[str, SplitReport] = {}
+    for name, split in splits.items():
+        samples[name], reports[name] = _import_split(
+            split, infos, source=source, train=samples.get("train", [])
+        )
+    for name in splits:
+        write_manifest(output / f"{name}.tsv", samples[name], root=source)
+    report = ImportReport(corpus="How2Sign", source=str(source), splits=reports)
+    write_report(output, report)
+    return report
+
+
+def _wanted_recordings(splits: Iterable[RawSplit]) -> list[Path]:
+    return sorted(
+        {
+            split.recordings[row.video_name]
+            for split in splits
+            for row in split.rows
+            if row.video_name in split.recordings
+        }
+    )
+
+
+def _probe_all(
+    paths: Sequence[Path], on_progress: Callable[[int, int], None]
+) -> dict[Path, VideoInfo]:
+    infos: dict[Path, VideoInfo] = {}
+    faults: list[str] = []
+    # Started anew and not forked: the caller's process may hold threads and locks.
+    context = multiprocessing.get_context("spawn")
+    workers = max(1, min(os.cpu_count() or 1, len(paths)))
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        on_progress(0, len(paths))
+        for done, (path, result) in enumerate(
+            zip(paths, pool.map(_probe, paths), strict=True), start=1
+        ):
+            if isinstance(result, DataError):
+                faults.append(str(result))
+            else:
+                infos[path] = result
+            on_progress(done, len(paths))
+    # All at once: reading a large corpus again for each broken download would take hours.
+    if faults:
+        raise DataError("\n".join(faults))
+    return infos
+
+
+def _probe(path: Path) -> VideoInfo | DataError:
+    try:
+        return probe_video(path)
+    except DataError as error:
+        return error
+
+
+def _import_split(
+    split: RawSplit, infos: Mapping[Path, VideoInfo], *, source: Path, train: Sequence[Sample]
+) -> tuple[list[Sample], SplitReport]:
+    samples: list[Sample] = []
+    dropped: list[Dropped] = []
+    clamped: list[Clamped] = []
+    first_lines: dict[str, int] = {}
+    for row in split.rows:
+        first_line = first_lines.setdefault(row.id, row.line)
+        result = (
+            _import_row(row, split, infos, source=source)
+            if first_line == row.line
+            else _drop(row, "repeated", f"the same row as line {first_line}")
+        )
+        if isinstance(result, Dropped):
+            dropped.append(result)
+            continue
+        samples.append(result)
+        if (result.start_s, result.end_s) != (row.start_s, row.end_s):
+            clamped.append(_clamped(row, _length_s(infos[split.recordings[row.video_name]])))
+    if not samples:
+        raise DataError(
+            f"{split.annotation}: none of its {len(split.rows)} rows became a sample; the first "
+            f"is {dropped[0].id}: {dropped[0].reason}. Check that recordings and annotation are "
+            "of the same split."
+        )
+    return samples, _report(split, samples, dropped, clamped, source=source, train=train)
+
+
+def _drop(row: Row, rule: str, reason: str) -> Dropped:
+    return Dropped(id=row.id, line=row.line, rule=rule, reason=reason)
+
+
+def _clamped(row: Row, length_s: float) -> Clamped:
+    return Clamped(
+        id=row.id, line=row.line, start_s=row.start_s, end_s=row.end_s, length_s=length_s
+    )
+
+
+def _import_row(
+    row: Row, split: RawSplit, infos: Mapping[Path, VideoInfo], *, source: Path
+) -> Sample | Dropped:
+    stamps = f"{row.start_s} s to {row.end_s} s"
+    if row.video_name not in split.recordings:
+        return _drop(row, "no video", f"there is no recording {row.video_name}.mp4")
+    if not (math.isfinite(row.start_s) and math.isfinite(row.end_s)):
+        return _drop(row, "no stamp", f"{stamps} is no range")
+    if row.end_s <= row.start_s:
+        return _drop(row, "ends before it starts", stamps)
+    path = split.recordings[row.video_name]
+    length_s = _length_s(infos[path])
+    if row.start_s >= length_s:
+        return _drop(row, "past the end", f"{stamps}, but the recording has {length_s:.3f} s")
+    start_s, end_s = max(row.start_s, 0.0), min(row.end_s, length_s)
+    num_frames = int(in_range(infos[path].frame_times, start_s, end_s).sum())
+    if num_frames < MIN_FRAMES:
+        return _drop(row, f"fewer than {MIN_FRAMES} frames", f"{stamps} holds {num_frames} frames")
+    name = _VIDEO_NAME.fullmatch(row.video_name)
+    return Sample(
+        id=row.id,
+        video=path.relative_to(source).as_posix(),
+        start_s=start_s,
+        end_s=end_s,
+        fps=infos[path].fps,
+        num_frames=num_frames,
+        signer=name[1] if name else "",
+        sentence=row.sentence,
+    )
+
+
+def _length_s(info: VideoInfo) -> float:
+    """When the last frame leaves the screen, in seconds after the first one appears."""
+    return float(info.frame_times[-1]) + (1 / info.fps if info.fps > 0 else 0.0)
+
+
+def _report(
+    split: RawSplit,
+    samples: Sequence[Sample],
+    dropped: Sequence[Dropped],
+    clamped: Sequence[Clamped],
+    *,
+    source: Path,
+    train: Sequence[Sample],
+) -> SplitReport:
+    named = {row.video_name for row in split.rows}
+    return SplitReport(
+        annotation=split.annotation.relative_to(source).as_posix(),
+        rows_read=len(split.rows),
+        samples_written=len(samples),
+        recordings=len({sample.video for sample in samples}),
+        dropped=tuple(dropped),
+        rows_without_video=tuple(row.id for row in dropped if row.rule == "no video"),
+        videos_without_rows=tuple(
+            path.relative_to(source).as_posix()
+            for name, path in sorted(split.recordings.items())
+            if name not in named
+        ),
+        clamped=tuple(clamped),
+        durations=describe_durations(samples),
+        stamps=_describe_stamps(split.rows),
+        sentences=describe_sentences(samples, train),
+        fingerprint=fingerprint(samples),
+    )
+
+
+def _describe_stamps(rows: Sequence[Row]) -> Stamps:
+    recordings: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.start_s < row.end_s:
+            recordings[row.video_name].append(row)
+    backward = 0
+    overlapping: list[tuple[str, str]] = []
+    for in_file in recordings.values():
+        backward += sum(after.start_s < before.start_s for before, after in pairwise(in_file))
+        in_time = sorted(in_file, key=lambda row: (row.start_s, row.end_s))
+        overlapping += [(a.id, b.id) for a, b in pairwise(in_time) if b.start_s < a.end_s]
+    return Stamps(rows_out_of_order=backward, overlapping=tuple(overlapping))

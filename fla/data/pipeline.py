@@ -1,0 +1,262 @@
+"""The DALI graph: compressed clips in, packed normalized frames out; one graph for every device.
+
+DALI decodes what it can decode on its device. Other codecs, on a CPU H.264 among them, are decoded
+in software and join the graph before the crop. DALI reads every video as BT.601, the software
+decoder as the file says: features of one model must all come from one of the two.
+
+Shape letters: B = clips; T = frames of a clip; R = frames of all clips; S = resize_px; X = crop_px.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from nvidia.dali import fn
+from nvidia.dali.pipeline import Pipeline, pipeline_def
+from nvidia.dali.types import DALIDataType
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from fla.data.decode import VideoFormat, copy_range, read_format, read_frames
+from fla.errors import DataError
+
+# What torchvision's ResNet-18 was trained on, for values from 0 to 255.
+IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+
+DALI_CODECS = {
+    "cpu": frozenset({"vp8", "vp9", "mjpeg"}),
+    "mixed": frozenset({"h264", "hevc", "vp8", "vp9"}),
+}
+"""Codecs that DALI decodes on each device; AV1 is missing on A100 and H100."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipRequest:
+    """A clip to decode: which frames of which range, and where to crop them."""
+
+    sample_id: str
+    path: Path
+    start_s: float
+    """First moment, in seconds after the recording's first presented frame."""
+    end_s: float
+    """End, exclusive, on the same clock."""
+    num_frames: int
+    """Frames that the range must hold."""
+    frame_numbers: NDArray[np.int32]
+    """Frames to decode, counted from the range's first, `(T,)`."""
+    warp: NDArray[np.float32]
+    """Place (x, y, 1) of the crop to place of the resized frame, `(2, 3)`, in pixels from the
+    upper left corner."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ClipInput:
+    """One row of the graph's inputs; one of `encoded` and `host_frames` is a placeholder."""
+
+    is_encoded: NDArray[np.bool_]
+    encoded: NDArray[np.uint8]
+    frame_numbers: NDArray[np.int32]
+    """Frames counted from the first of `encoded`."""
+    host_frames: NDArray[np.uint8]
+    """`(T, S, S, 3)`."""
+    warp: NDArray[np.float32]
+
+
+class ClipPipeline:
+    """Decodes, resizes, crops and normalizes the clips of one micro-batch after another.
+
+    Args:
+        decode_device: DALI's decoder: "mixed" is NVDEC.
+        dali_device_id: GPU of the graph; None runs it on the CPU.
+        resize_px: S, side of the square that frames are scaled to.
+        crop_px: X, side of the square that comes out.
+        max_clips: Most clips a call.
+        num_threads: Threads of the graph, and as many that decode in software.
+    """
+
+    def __init__(
+        self,
+        *,
+        decode_device: Literal["mixed", "cpu"],
+        dali_device_id: int | None,
+        resize_px: int,
+        crop_px: int,
+        max_clips: int,
+        num_threads: int,
+    ) -> None:
+        self._decode_device = decode_device
+        self._resize_px = resize_px
+        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
+        self._formats: dict[Path, VideoFormat] = {}
+        self._build: Callable[[], Pipeline] = partial(
+            _clip_graph,
+            batch_size=max_clips,
+            num_threads=num_threads,
+            device_id=dali_device_id,
+            # Inputs are handed over call by call; the loader is what works ahead.
+            prefetch_queue_depth=1,
+            decode_device=decode_device,
+            resize_px=resize_px,
+            crop_px=crop_px,
+        )
+        self._graph = self._build()
+        self._wait: Callable[[], None] = (
+            _nothing
+            if dali_device_id is None
+            else torch.cuda.current_stream(dali_device_id).synchronize
+        )
+
+    def run(self, requests: Sequence[ClipRequest]) -> tuple[Tensor, Tensor]:
+        """Decode clips, at most `max_clips`.
+
+        Returns:
+            Frames, float32, normalized with ImageNet's mean and deviation, packed clip after
+            clip, `(R, 3, X, X)`, channels-last in memory, on the graph's device; and the length
+            of each clip, int64, `(B,)`, on the CPU.
+
+        Raises:
+            DataError: A clip does not decode; names the sample and the file.
+        """
+        inputs = list(self._threads.map(self._read, requests))
+        try:
+            clips = _run_graph(self._graph, inputs)
+        except RuntimeError as error:
+            # DALI does not say which clip it was, and after an error its graph is not to be used.
+            self._graph = self._build()
+            raise self._find_fault(requests, inputs, error) from error
+        lengths = torch.tensor([len(clip) for clip in clips])
+        for request, clip in zip(requests, clips, strict=True):
+            if len(clip) != len(request.frame_numbers):
+                raise _undecodable(request)
+        packed = torch.cat(clips)
+        # DALI takes its memory back when `clips` goes, without asking torch's stream.
+        self._wait()
+        return packed.permute(0, 3, 1, 2), lengths
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(cancel_futures=True)
+
+    def _read(self, request: ClipRequest) -> _ClipInput:
+        try:
+            if self._decodes(request.path):
+                return _read_encoded(request)
+            return _read_host(request, self._resize_px)
+        except DataError as error:
+            raise DataError(f"{request.sample_id}: {error}") from error
+
+    def _decodes(self, path: Path) -> bool:
+        if path not in self._formats:
+            self._formats[path] = read_format(path)
+        video = self._formats[path]
+        # NVDEC of A100 and H100 has neither 10 bit nor 4:2:2 H.264.
+        is_plain = video.pixel_format in ("yuv420p", "yuvj420p")
+        return video.codec in DALI_CODECS[self._decode_device] and (
+            is_plain or self._decode_device == "cpu"
+        )
+
+    def _find_fault(
+        self, requests: Sequence[ClipRequest], inputs: Sequence[_ClipInput], error: RuntimeError
+    ) -> Exception:
+        for request, row in zip(requests, inputs, strict=True):
+            try:
+                _run_graph(self._graph, [row])
+            except RuntimeError:
+                self._graph = self._build()
+                return _undecodable(request)
+        return error
+
+
+def _read_encoded(request: ClipRequest) -> _ClipInput:
+    found = copy_range(request.path, start_s=request.start_s, end_s=request.end_s)
+    return _ClipInput(
+        is_encoded=np.array(True),
+        encoded=found.data,
+        frame_numbers=request.frame_numbers + np.int32(found.first_frame),
+        host_frames=np.zeros((1, 1, 1, 3), np.uint8),
+        warp=request.warp,
+    )
+
+
+def _read_host(request: ClipRequest, resize_px: int) -> _ClipInput:
+    return _ClipInput(
+        is_encoded=np.array(False),
+        encoded=np.zeros(1, np.uint8),
+        frame_numbers=request.frame_numbers,
+        host_frames=read_frames(
+            request.path,
+            start_s=request.start_s,
+            end_s=request.end_s,
+            num_frames=request.num_frames,
+            frame_numbers=request.frame_numbers,
+            height=resize_px,
+            width=resize_px,
+        ),
+        warp=request.warp,
+    )
+
+
+def _undecodable(request: ClipRequest) -> DataError:
+    return DataError(
+        f"{request.sample_id}: {request.path}, {request.start_s:.3f} s to {request.end_s:.3f} s "
+        "does not decode. Replace the file, or remove its rows from the manifest."
+    )
+
+
+def _run_graph(graph: Pipeline, inputs: Sequence[_ClipInput]) -> list[Tensor]:
+    """Normalized clips `(T, X, X, 3)`, still in DALI's memory."""
+    (clips,) = graph.run(
+        is_encoded=[row.is_encoded for row in inputs],
+        encoded=[row.encoded for row in inputs],
+        frame_numbers=[row.frame_numbers for row in inputs],
+        host_frames=[row.host_frames for row in inputs],
+        warp=[row.warp for row in inputs],
+    )
+    return [from_dlpack(clips[index]) for index in range(len(inputs))]
+
+
+@pipeline_def(enable_conditionals=True)
+def _clip_graph(*, decode_device: str, resize_px: int, crop_px: int) -> Any:
+    is_encoded = fn.external_source(name="is_encoded", dtype=DALIDataType.BOOL, ndim=0)
+    encoded = fn.external_source(name="encoded", dtype=DALIDataType.UINT8, ndim=1)
+    numbers = fn.external_source(name="frame_numbers", dtype=DALIDataType.INT32, ndim=1)
+    host = fn.external_source(name="host_frames", dtype=DALIDataType.UINT8, layout="FHWC")
+    warp = fn.external_source(name="warp", dtype=DALIDataType.FLOAT, ndim=2)
+    # DALI rewrites this function: a clip takes one way or the other, whatever its neighbors do.
+    if is_encoded:
+        frames = _decode(encoded, numbers, decode_device=decode_device, resize_px=resize_px)
+    else:
+        frames = _upload(host, decode_device=decode_device)
+    return _crop_and_normalize(frames, warp, crop_px=crop_px)
+
+
+def _decode(encoded: Any, numbers: Any, *, decode_device: str, resize_px: int) -> Any:
+    frames: Any = fn.decoders.video(encoded, device=decode_device, frames=numbers)
+    return fn.resize(frames, size=(resize_px, resize_px))
+
+
+def _upload(host_frames: Any, *, decode_device: str) -> Any:
+    return host_frames.gpu() if decode_device == "mixed" else host_frames
+
+
+def _crop_and_normalize(frames: Any, warp: Any, *, crop_px: int) -> Any:
+    cropped: Any = fn.warp_affine(frames, matrix=warp, size=(crop_px, crop_px))
+    return fn.crop_mirror_normalize(
+        cropped,
+        dtype=DALIDataType.FLOAT,
+        # Channels stay last in memory, where torch's convolutions like them best.
+        output_layout="FHWC",
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    )
+
+
+def _nothing() -> None:
+    return

@@ -1,0 +1,106 @@
+"""Decode a split with an exported model, and score it: assembles the parts."""
+
+import json
+import logging
+from contextlib import closing
+from pathlib import Path
+
+from torch import distributed
+
+from fla.config.schema import DecodeConfig
+from fla.data.loader import EvalLoader
+from fla.data.manifest import fingerprint
+from fla.evaluate import Evaluator
+from fla.export import LoadedTranslator, load_translator
+from fla.metrics import Scores
+from fla.run_folder import RunFolder, open_run_folder, write_json
+from fla.runtime import Runtime, start_runtime, stop_runtime
+from fla.split import Split, read_split
+
+log = logging.getLogger(__name__)
+
+
+def run_decoding(config: DecodeConfig) -> None:
+    """Translate and score as `config` says; every rank calls it.
+
+    Raises:
+        FlaError: Something that the user can fix.
+    """
+    runtime = start_runtime()
+    export_dir = Path(config.export_dir)
+    translator = load_translator(export_dir, device=runtime.device)
+    corpus = translator.description.corpus
+    split = read_split(
+        config.split,
+        manifest_dir=config.manifest_dir or corpus.manifest_dir,
+        video_root=config.video_root or corpus.video_root,
+        codec=translator.codec,
+        # References are only scored here, so a long one does no harm.
+        max_tokens=1_000_000,
+        shuffle_videos=config.shuffle_videos,
+        seed=config.seed,
+    )
+    folder = open_run_folder(Path(config.output_dir) if config.output_dir else export_dir.parent)
+    with closing(_open_loader(config, translator, split, runtime)) as loader:
+        evaluator = Evaluator(
+            loader=loader,
+            split=split.name,
+            split_ids=split.ids,
+            prepare=translator.prepare,
+            ids_to_text=translator.codec.decode,
+            beam=config.beam,
+            runtime=runtime,
+            folder=folder,
+        )
+        with translator.inference():
+            scores, path = evaluator.evaluate(translator.model, tag="export")
+    if runtime.is_main:
+        _write_scores(folder, config, split, scores)
+        _print_scores(config.split, scores, path, folder)
+    distributed.barrier()
+    stop_runtime()
+
+
+def _open_loader(
+    config: DecodeConfig, translator: LoadedTranslator, split: Split, runtime: Runtime
+) -> EvalLoader:
+    preprocessing = translator.description.preprocessing
+    return EvalLoader(
+        split.samples,
+        root=split.root,
+        token_ids=split.token_ids,
+        runtime=runtime,
+        batch_size=config.beam.batch_size,
+        frames_per_batch=max(config.frames_per_batch, preprocessing.max_frames),
+        frame_stride=preprocessing.frame_stride,
+        max_frames=preprocessing.max_frames,
+        resize_px=preprocessing.resize_px,
+        crop_px=preprocessing.crop_px,
+        num_threads=config.num_threads,
+        prefetch_batches=4,
+    )
+
+
+def _write_scores(folder: RunFolder, config: DecodeConfig, split: Split, scores: Scores) -> None:
+    """Add this split's scores to scores.json, beside those of other splits."""
+    path = folder.scores_json
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    content[config.split] = {
+        **scores.as_dict(),
+        "export": str(Path(config.export_dir).absolute()),
+        "fingerprint": fingerprint(split.samples),
+        "beam": {"num_beams": config.beam.num_beams, "length_penalty": config.beam.length_penalty},
+        "shuffle_videos": config.shuffle_videos,
+    }
+    write_json(path, content)
+
+
+def _print_scores(split: str, scores: Scores, decodes: Path, folder: RunFolder) -> None:
+    print(
+        f"{split}: {scores.num_sentences} sentences  "
+        f"BLEU-1 {scores.bleu1:.2f}  BLEU-2 {scores.bleu2:.2f}  BLEU-3 {scores.bleu3:.2f}  "
+        f"BLEU-4 {scores.bleu4:.2f}  ROUGE-L {scores.rouge_l:.2f}  chrF {scores.chrf2:.2f}\n"
+        f"signature: {scores.signature}\n"
+        f"hypotheses: {decodes}\nscores: {folder.scores_json}",
+        flush=True,
+    )

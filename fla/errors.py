@@ -1,0 +1,21 @@
+"""Errors that a user can fix. A launcher or tool prints the sentence and exits with the code."""
+
+
+class FlaError(Exception):
+    """One sentence: where, what value, what to do."""
+
+    exit_code = 1
+
+
+class ConfigError(FlaError):
+    """A key, a value or a combination of keys that cannot be run."""
+
+    exit_code = 2
+
+
+class DataError(FlaError):
+    """A manifest, annotation or video that is not what it should be."""
+
+
+class CheckpointError(FlaError):
+    """A checkpoint or an export that cannot be used."""

@@ -1,0 +1,149 @@
+"""Decode a split on all ranks and check that every sample was decoded exactly once."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor, distributed
+
+from fla.batch import Batch
+from fla.config.schema import BeamConfig
+from fla.data.loader import EvalLoader
+from fla.metrics import Scores, score
+from fla.progress import Progress
+from fla.run_folder import DecodedRow, RunFolder, write_decodes
+from fla.runtime import Runtime
+
+
+class Generator(Protocol):
+    """What can translate a batch: a stage model."""
+
+    def generate(
+        self, batch: Batch, *, num_beams: int, length_penalty: float, max_new_tokens: int
+    ) -> Tensor: ...
+
+
+def decode_share(
+    model: Generator,
+    batches: Iterable[Batch],
+    *,
+    ids_to_text: Callable[[Tensor], list[str]],
+    beam: BeamConfig,
+    progress: Progress,
+) -> list[DecodedRow]:
+    """Translate the batches of one rank with beam search.
+
+    Args:
+        model: Whole weights, eval mode.
+        batches: This rank's share of the split, on the model's device.
+        ids_to_text: The codec's decode.
+        beam: Beam search (paper: 5 beams).
+        progress: Advances by one a batch.
+    """
+    decodes: list[DecodedRow] = []
+    for batch in batches:
+        ids = model.generate(
+            batch,
+            num_beams=beam.num_beams,
+            length_penalty=beam.length_penalty,
+            max_new_tokens=beam.max_new_tokens,
+        )
+        rows = zip(batch.sample_ids, ids_to_text(ids), batch.references, strict=True)
+        decodes += [DecodedRow(*row) for row in rows]
+        progress.advance()
+    return decodes
+
+
+def gather_decodes(share: Sequence[DecodedRow], *, world_size: int) -> list[DecodedRow]:
+    """All ranks' decodes, on every rank; every rank calls it."""
+    if world_size == 1:
+        return list(share)
+    shares: list[list[DecodedRow] | None] = [None] * world_size
+    distributed.all_gather_object(shares, list(share))
+    return [decode for part in shares if part is not None for decode in part]
+
+
+def arrange_decodes(decodes: Iterable[DecodedRow], *, split_ids: Sequence[str]) -> list[DecodedRow]:
+    """Put decodes into the split's order.
+
+    Args:
+        decodes: From all ranks, in any order.
+        split_ids: Every id of the split, once.
+
+    Raises:
+        RuntimeError: A sample was decoded twice, not at all, or is not of the split: a score
+            over such a list would look right and be wrong.
+    """
+    decodes = list(decodes)
+    counts = Counter(decode.id for decode in decodes)
+    repeated = [sample_id for sample_id, count in counts.items() if count > 1]
+    missing = [sample_id for sample_id in split_ids if sample_id not in counts]
+    strangers = counts.keys() - set(split_ids)
+    if repeated or missing or strangers:
+        raise RuntimeError(
+            f"Decoded samples differ from the split: {len(repeated)} repeated {repeated[:3]}, "
+            f"{len(missing)} missing {missing[:3]}, {len(strangers)} unknown "
+            f"{sorted(strangers)[:3]}."
+        )
+    by_id = {decode.id: decode for decode in decodes}
+    return [by_id[sample_id] for sample_id in split_ids]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluator:
+    """Translates one split and writes what came out: into the run folder and to the tracker."""
+
+    loader: EvalLoader
+    """This rank's share of the split."""
+    split: str
+    """train, dev or test."""
+    split_ids: Sequence[str]
+    """All ids of the split."""
+    prepare: Callable[[Batch], Batch]
+    """Brings a batch to the device and into the model's form."""
+    ids_to_text: Callable[[Tensor], list[str]]
+    """The codec's decode."""
+    beam: BeamConfig
+    runtime: Runtime
+    folder: RunFolder
+
+    def evaluate(self, model: Generator, *, tag: str) -> tuple[Scores, Path]:
+        """Decode the split on all ranks and score it once, over all of it.
+
+        Args:
+            model: Whole weights, eval mode.
+            tag: Goes into the file's name.
+
+        Returns:
+            The scores, equal on every rank, and the file that rank 0 wrote.
+        """
+        progress = Progress(
+            f"decode {self.split}", total=self.loader.num_batches, unit="batches",
+            is_shown=self.runtime.is_main,
+        )  # fmt: skip
+        with progress:
+            share = decode_share(
+                model,
+                map(self.prepare, self.loader),
+                ids_to_text=self.ids_to_text,
+                beam=self.beam,
+                progress=progress,
+            )
+        gathered = gather_decodes(share, world_size=self.runtime.world_size)
+        rows = arrange_decodes(gathered, split_ids=self.split_ids)
+        scores = score([row.hypothesis for row in rows], [row.reference for row in rows])
+        path = self.folder.decodes_tsv(tag, self.split)
+        if self.runtime.is_main:
+            write_decodes(path, rows, signature=scores.signature)
+        return scores, path
+
+
+def name_metrics(scores: Scores, *, split: str) -> dict[str, float]:
+    """Scores under the names that the journal and MLflow use, such as `dev/bleu4`."""
+    return {
+        f"{split}/{name}": float(value)
+        for name, value in scores.as_dict().items()
+        if not isinstance(value, str)
+    }

@@ -1,0 +1,191 @@
+"""A training run from the outside: its folder, where it goes on from, its records, its end."""
+
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+
+from fla.checkpoint import TrainState, choose_checkpoint, read_train_state
+from fla.config.load import flatten, load_config, save_config
+from fla.errors import ConfigError
+from fla.journal import truncate_journal
+from fla.run_folder import (
+    RunFolder,
+    open_run_folder,
+    read_git_state,
+    set_aside,
+    start_rank_log,
+    write_atomically,
+    write_json,
+    write_provenance,
+)
+from fla.runtime import Runtime
+from fla.tracking import NullTracker, Tracker, open_tracker
+
+log = logging.getLogger(__name__)
+
+DONE = "DONE"
+# What may differ between a run and its continuation: how long, how fast, how it is written down.
+FREE_ON_RESUME = (
+    "resume",
+    "train.num_epochs",
+    "train.max_steps",
+    "train.log_every_steps",
+    "train.evaluate_every_steps",
+    "train.keep_checkpoints",
+    "data.num_threads",
+    "data.prefetch_batches",
+    "beam.batch_size",
+    "tracking.uri",
+    "tracking.experiment",
+    "tracking.pipeline",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """An open run."""
+
+    folder: RunFolder
+    tracker: Tracker
+    checkpoint: Path | None
+    """Where its weights go on from; None: a fresh start."""
+    state: TrainState
+
+
+def is_finished(config: Any) -> bool:
+    """Whether the run folder holds this very run, ended; says so in one line."""
+    folder = Path(config.run_dir)
+    if config.resume != "auto" or not (folder / DONE).is_file():
+        return False
+    if changed_keys(config, folder / "config.yaml"):
+        return False
+    log.info(
+        "%s is finished; its model is %s. To train it again: resume=none.",
+        folder, folder / "export",
+    )  # fmt: skip
+    return True
+
+
+@contextmanager
+def open_run(
+    config: Any,
+    *,
+    stage: str,
+    experiment: str,
+    runtime: Runtime,
+    deepspeed_config: Mapping[str, Any],
+    manifests: Mapping[str, str],
+) -> Iterator[Run]:
+    """Open the run folder and the tracker, and end both rightly however the run ends.
+
+    Args:
+        config: Of a stage; it has run_dir, resume, seed, tracking.
+        stage: Name of the child run in MLflow: stage1, stage2, pretrain.
+        experiment: MLflow experiment.
+        runtime: Of this rank.
+        deepspeed_config: What the engine was given.
+        manifests: SHA-256 of each manifest, by path.
+
+    Raises:
+        ConfigError: The folder holds a run of another configuration.
+        CheckpointError: There is nothing to resume from where `resume` points.
+    """
+    folder = open_run_folder(Path(config.run_dir))
+    checkpoint = choose_checkpoint(folder, config.resume)
+    state = TrainState()
+    if checkpoint is not None:
+        _refuse_changes(config, folder)
+        state = read_train_state(checkpoint, world_size=runtime.world_size)
+    # No rank may write before every rank has looked.
+    distributed.barrier()
+    start_rank_log(folder, runtime.rank)
+    if runtime.is_main:
+        _write_records(config, folder, runtime, deepspeed_config, manifests, state)
+    distributed.barrier()
+    if checkpoint is not None:
+        log.info("Going on from %s.", checkpoint)
+    with _open_tracker(config, stage, experiment, folder, runtime) as tracker:
+        for path in (folder.config_yaml, folder.deepspeed_json, folder.provenance_json):
+            tracker.log_artifact(path)
+        yield Run(folder=folder, tracker=tracker, checkpoint=checkpoint, state=state)
+    if runtime.is_main:
+        write_atomically(folder.path / DONE, "")
+    distributed.barrier()
+
+
+def changed_keys(config: Any, saved: Path) -> dict[str, tuple[Any, Any]]:
+    """Keys whose values differ between a run and its continuation, with both values."""
+    if not saved.is_file():
+        return {}
+    old, new = flatten(load_config(type(config), [str(saved)])), flatten(config)
+    return {
+        key: (old.get(key), new[key]) for key in new if key != "resume" and old.get(key) != new[key]
+    }
+
+
+def _refuse_changes(config: Any, folder: RunFolder) -> None:
+    changed = changed_keys(config, folder.config_yaml)
+    refused = {key: values for key, values in changed.items() if key not in FREE_ON_RESUME}
+    if refused:
+        lines = [f"{key} was {old} and is now {new}" for key, (old, new) in refused.items()]
+        raise ConfigError(
+            f"{folder.path} holds a run with other settings: {'; '.join(lines)}. Set them back, "
+            "choose another run_dir, or start again with resume=none."
+        )
+    for key, (old, new) in changed.items():
+        log.info("%s changes from %s to %s.", key, old, new)
+
+
+def _write_records(
+    config: Any,
+    folder: RunFolder,
+    runtime: Runtime,
+    deepspeed_config: Mapping[str, Any],
+    manifests: Mapping[str, str],
+    state: TrainState,
+) -> None:
+    (folder.path / DONE).unlink(missing_ok=True)
+    if state.step == 0:
+        set_aside(folder)
+    else:
+        truncate_journal(folder.metrics_jsonl, state.step)
+    save_config(config, folder.config_yaml)
+    write_json(folder.deepspeed_json, dict(deepspeed_config))
+    write_provenance(
+        folder,
+        command=sys.argv,
+        devices=[_device_name(runtime)] * runtime.world_size,
+        manifests=manifests,
+    )
+
+
+def _open_tracker(
+    config: Any, stage: str, experiment: str, folder: RunFolder, runtime: Runtime
+) -> Tracker:
+    if not runtime.is_main:
+        return NullTracker()
+    return open_tracker(
+        run_folder=folder,
+        uri=config.tracking.uri,
+        experiment=experiment,
+        run_name=f"{stage}-seed{config.seed}",
+        pipeline=config.tracking.pipeline,
+        params=flatten(config),
+        tags={"stage": stage, "world_size": str(runtime.world_size), **_git_tags()},
+    )
+
+
+def _git_tags() -> dict[str, str]:
+    state = read_git_state()
+    return {} if state is None else {f"git.{key}": str(value) for key, value in state.items()}
+
+
+def _device_name(runtime: Runtime) -> str:
+    return runtime.device if runtime.device == "cpu" else torch.cuda.get_device_name()

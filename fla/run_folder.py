@@ -1,0 +1,377 @@
+"""The run folder: where each file of a run lies, so that it can be read without any server.
+
+    config.yaml  deepspeed.json  provenance.json  metrics.jsonl  mlflow_run.json  scores.json
+    best.txt                        tag of the best checkpoint
+    logs/rank_000.log
+    checkpoints/step_0002000/       DeepSpeed's files, state.json, and COMPLETE, written last
+    decodes/step_0002000.dev.tsv    id, hypothesis, reference
+    export/                         what others load
+
+Only rank 0 writes here, except for the logs and DeepSpeed's own files.
+"""
+
+import csv
+import io
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from fla.errors import CheckpointError, ConfigError, DataError
+
+COMPLETE = "COMPLETE"
+_PACKAGES = (
+    "torch torchvision transformers deepspeed nvidia-dali-cuda130 av mlflow omegaconf "
+    "sacrebleu rouge-score sentencepiece numpy"
+).split()
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside one run folder; `open_run_folder` makes it."""
+
+    path: Path
+
+    @property
+    def config_yaml(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def deepspeed_json(self) -> Path:
+        return self.path / "deepspeed.json"
+
+    @property
+    def provenance_json(self) -> Path:
+        return self.path / "provenance.json"
+
+    @property
+    def metrics_jsonl(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def mlflow_run_json(self) -> Path:
+        return self.path / "mlflow_run.json"
+
+    @property
+    def scores_json(self) -> Path:
+        return self.path / "scores.json"
+
+    @property
+    def best_txt(self) -> Path:
+        return self.path / "best.txt"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def decodes(self) -> Path:
+        return self.path / "decodes"
+
+    @property
+    def export(self) -> Path:
+        return self.path / "export"
+
+    def checkpoint(self, step: int) -> Path:
+        """Folder of the checkpoint after `step` optimizer steps."""
+        return self.checkpoints / checkpoint_tag(step)
+
+    def decodes_tsv(self, tag: str, split: str) -> Path:
+        """File with the translations of `split` by the checkpoint `tag`."""
+        return self.decodes / f"{tag}.{split}.tsv"
+
+
+def open_run_folder(path: Path) -> RunFolder:
+    """Make the folder and its subfolders, where they are missing; safe on all ranks at once.
+
+    Raises:
+        ConfigError: a file is in the way, or the folder cannot be made.
+    """
+    run = RunFolder(path.absolute())
+    try:
+        for folder in (run.logs, run.checkpoints, run.decodes):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"run_dir ({path}): the folder cannot be made ({error.strerror}). Choose another one."
+        ) from error
+    return run
+
+
+def set_aside(run: RunFolder) -> None:
+    """Before a fresh start in a used folder: move what the former run wrote to before_TIME/.
+
+    Its checkpoints would otherwise be taken for newer ones of the new run, its journal and MLflow
+    run be continued. The logs stay: they are open already, and each line has its date.
+    """
+    home = run.path / datetime.now(UTC).strftime("before_%Y%m%dT%H%M%S")
+    files = (
+        run.config_yaml,
+        run.deepspeed_json,
+        run.provenance_json,
+        run.metrics_jsonl,
+        run.mlflow_run_json,
+        run.scores_json,
+        run.best_txt,
+    )
+    folders = (run.checkpoints, run.decodes, run.export)
+    filled = [folder for folder in folders if folder.is_dir() and any(folder.iterdir())]
+    for path in (*filter(Path.exists, files), *filled):
+        home.mkdir(exist_ok=True)
+        path.rename(home / path.name)
+    open_run_folder(run.path)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write UTF-8 so that a reader, or a crash, sees the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with beside.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write indented JSON atomically."""
+    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def start_rank_log(run: RunFolder, rank: int) -> logging.FileHandler:
+    """Send this rank's log to logs/rank_000.log too, from INFO on; the terminal stays as it was."""
+    root = logging.getLogger()
+    for handler in root.handlers:
+        handler.setLevel(max(handler.level, root.level))
+    root.setLevel(min(root.level, logging.INFO))
+    file = logging.FileHandler(run.logs / f"rank_{rank:03d}.log", encoding="utf-8")
+    file.setLevel(logging.INFO)
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root.addHandler(file)
+    return file
+
+
+def write_provenance(
+    run: RunFolder, *, command: Sequence[str], devices: Sequence[str], manifests: Mapping[str, str]
+) -> None:
+    """Write what this start was made of; the starts before a resume are kept in the same file.
+
+    Args:
+        command: The words that started the run.
+        devices: One name a rank, such as "cpu" or "NVIDIA H100".
+        manifests: SHA-256 of each manifest file, by its path.
+    """
+    earlier: list[dict[str, object]] = []
+    if run.provenance_json.exists():
+        last = json.loads(run.provenance_json.read_text(encoding="utf-8"))
+        earlier = [*last.pop("earlier_starts"), last]
+    start = {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": list(command),
+        "git": read_git_state(),
+        "versions": read_versions(),
+        "devices": list(devices),
+        "manifests": dict(manifests),
+        "earlier_starts": earlier,
+    }
+    write_json(run.provenance_json, start)
+
+
+def read_git_state(folder: Path = Path(__file__).parent) -> dict[str, object] | None:
+    """Commit of the code and whether files differ from it; None outside of a git checkout."""
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "dirty": bool(changed)}
+
+
+def read_versions() -> dict[str, str]:
+    """Installed versions of the packages that a result depends on."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def checkpoint_tag(step: int) -> str:
+    """Name of a checkpoint: `step_0002000`."""
+    return f"step_{step:07d}"
+
+
+def step_of(tag: str) -> int:
+    """The step that a tag names.
+
+    Raises:
+        ValueError: `tag` is not of the form `step_0002000`.
+    """
+    found = re.fullmatch(r"step_(\d{7,})", tag)
+    if found is None:
+        raise ValueError(f"{tag!r} is no checkpoint tag.")
+    return int(found[1])
+
+
+def clear_checkpoint(run: RunFolder, step: int) -> Path:
+    """Make an empty folder for a checkpoint, without the remains of a save that was cut short.
+
+    Shards of another world size would otherwise lie beside the new ones.
+    """
+    folder = run.checkpoint(step)
+    _delete_checkpoint(folder)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def mark_complete(folder: Path) -> None:
+    """Write COMPLETE into a checkpoint: after a barrier, when every rank has written its files."""
+    write_atomically(folder / COMPLETE, "")
+
+
+def list_complete_checkpoints(run: RunFolder) -> list[Path]:
+    """Folders of the checkpoints that can be resumed from, oldest first."""
+    return [folder for folder in _list_checkpoints(run) if (folder / COMPLETE).exists()]
+
+
+def newest_complete_checkpoint(run: RunFolder) -> Path | None:
+    """Folder of the newest checkpoint that can be resumed from; None: there is none."""
+    return next(reversed(list_complete_checkpoints(run)), None)
+
+
+def check_complete(folder: Path) -> None:
+    """Refuse a checkpoint that does not exist or whose save was cut short.
+
+    Raises:
+        CheckpointError: names the newest complete checkpoint beside it, if there is one.
+    """
+    if (folder / COMPLETE).exists():
+        return
+    beside = newest_complete_checkpoint(RunFolder(folder.absolute().parent.parent))
+    advice = f"Resume from {beside.name}." if beside else "Start afresh with resume=none."
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: there is no such checkpoint. {advice}")
+    raise CheckpointError(f"{folder} has no COMPLETE file, so its save was cut short. {advice}")
+
+
+def prune_checkpoints(run: RunFolder, *, keep_newest: int) -> None:
+    """Delete all but the best and the newest complete checkpoints; call it after mark_complete.
+
+    What is newer than the newest complete one is left alone: it may be just being written.
+
+    Args:
+        keep_newest: Complete checkpoints to keep beside the best one, at least 1.
+    """
+    if keep_newest < 1:
+        raise ValueError(f"keep_newest must be at least 1, got {keep_newest}.")
+    complete = list_complete_checkpoints(run)
+    kept = {folder.name for folder in complete[-keep_newest:]} | {read_best(run)}
+    for folder in _list_checkpoints(run):
+        if (
+            complete
+            and folder.name not in kept
+            and step_of(folder.name) < step_of(complete[-1].name)
+        ):
+            _delete_checkpoint(folder)
+
+
+def write_best(run: RunFolder, tag: str) -> None:
+    """Name the best checkpoint in best.txt; retention spares it."""
+    step_of(tag)
+    write_atomically(run.best_txt, tag + "\n")
+
+
+def read_best(run: RunFolder) -> str | None:
+    """Tag of the best checkpoint; None: none was named yet."""
+    if not run.best_txt.exists():
+        return None
+    return run.best_txt.read_text(encoding="utf-8").strip()
+
+
+class DecodedRow(NamedTuple):
+    """One translated sample."""
+
+    id: str
+    hypothesis: str
+    reference: str
+
+
+def write_decodes(path: Path, rows: Iterable[DecodedRow], *, signature: str) -> None:
+    """Write translations as TSV: `# signature`, the names of the columns, one row a sample.
+
+    Every field is quoted, so that tabs, quotes and line breaks of an annotation survive.
+    """
+    text = io.StringIO()
+    text.write(f"# {signature}\n")
+    writer = csv.writer(text, delimiter="\t", quoting=csv.QUOTE_ALL, lineterminator="\n")
+    writer.writerow(DecodedRow._fields)
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue())
+
+
+def read_decodes(path: Path) -> tuple[list[DecodedRow], str]:
+    """Read what write_decodes wrote.
+
+    Returns:
+        The rows in the file's order, and the signature.
+
+    Raises:
+        DataError: the file is missing, or has not these columns.
+    """
+    try:
+        head, _, body = path.read_bytes().decode("utf-8").partition("\n")
+        columns, *rows = [*csv.reader(io.StringIO(body, newline=""), delimiter="\t")] or [[]]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"{path}: this file cannot be read as a table. Name a decodes/*.tsv of a run folder."
+        ) from error
+    if not head.startswith("# ") or tuple(columns) != DecodedRow._fields:
+        raise DataError(
+            f"{path}: a decodes file has a line with # and the signature, then the columns "
+            f"{', '.join(DecodedRow._fields)}. Name a decodes/*.tsv of a run folder."
+        )
+    if short := [row for row in rows if len(row) != 3]:
+        raise DataError(f"{path}: row {short[0]} has not 3 columns. Decode the split again.")
+    return [DecodedRow(*row) for row in rows], head.removeprefix("# ")
+
+
+def _list_checkpoints(run: RunFolder) -> list[Path]:
+    tags = (
+        path for path in run.checkpoints.glob("step_*") if re.fullmatch(r"step_\d{7,}", path.name)
+    )
+    return sorted(tags, key=lambda path: step_of(path.name))
+
+
+def _delete_checkpoint(folder: Path) -> None:
+    if not folder.exists():
+        return
+    # First of all: a crash in the middle must not leave a checkpoint that looks whole.
+    (folder / COMPLETE).unlink(missing_ok=True)
+    shutil.rmtree(folder)
+
+
+def _git(folder: Path, *words: str) -> str:
+    # optional-locks: `status` must not touch the index of a checkout that someone else works in.
+    done = subprocess.run(
+        ["git", "--no-optional-locks", *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=10,
+    )
+    return done.stdout.strip()

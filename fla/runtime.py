@@ -1,0 +1,94 @@
+"""What machine this is, asked once; the answer is a frozen value that is handed on."""
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+
+import torch
+from torch import distributed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """Device, place among the ranks, and where video is decoded."""
+
+    device: str
+    """Torch device of this rank: "cpu" or "cuda:N"."""
+    rank: int
+    local_rank: int
+    world_size: int
+    dali_device_id: int | None
+    """GPU of DALI's graph; None runs the same graph on the CPU."""
+    decode_device: Literal["mixed", "cpu"]
+    """DALI's decoder: "mixed" is NVDEC."""
+    synchronize: Callable[[], None]
+    """Wait until the device has done all that was asked of it; nothing on a CPU."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes what all ranks share."""
+        return self.rank == 0
+
+
+def start_runtime() -> Runtime:
+    """Read ranks from the environment, join the process group, set up logging.
+
+    Works the same under `deepspeed`, `torchrun` and plain `python` (one rank).
+    """
+    # DeepSpeed asks for this one even of a single process.
+    os.environ.setdefault("LOCAL_RANK", "0")
+    rank = int(os.environ.get("RANK", "0"))
+    local_rank = int(os.environ["LOCAL_RANK"])
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    # DS_ACCELERATOR is DeepSpeed's own switch; the two must not disagree about the device.
+    has_gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
+    if has_gpu:
+        torch.cuda.set_device(local_rank)
+    join_process_group("nccl" if has_gpu else "gloo", rank=rank, world_size=world_size)
+    _start_logging(rank)
+    return Runtime(
+        device=f"cuda:{local_rank}" if has_gpu else "cpu",
+        rank=rank,
+        local_rank=local_rank,
+        world_size=world_size,
+        dali_device_id=local_rank if has_gpu else None,
+        decode_device="mixed" if has_gpu else "cpu",
+        synchronize=torch.cuda.synchronize if has_gpu else _nothing,
+    )
+
+
+def join_process_group(backend: str, *, rank: int, world_size: int) -> None:
+    """Join the group that the launcher described, or make one of a single rank without a port."""
+    if distributed.is_initialized():
+        return
+    # Before deepspeed.initialize: it reuses this group, and never tries MPI.
+    if world_size == 1 and "MASTER_ADDR" not in os.environ:
+        store = distributed.HashStore()  # type: ignore[attr-defined]
+        distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+        return
+    distributed.init_process_group(
+        backend, rank=rank, world_size=world_size, timeout=timedelta(minutes=10)
+    )
+
+
+def stop_runtime() -> None:
+    """Leave the process group together, so that no rank tears down a connection in use."""
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def _nothing() -> None:
+    return
+
+
+def _start_logging(rank: int) -> None:
+    # The other ranks speak up only when something is wrong; the run folder has a log of each.
+    logging.basicConfig(
+        level=logging.INFO if rank == 0 else logging.WARNING,
+        format=f"%(asctime)s [rank {rank}] %(message)s",
+        datefmt="%H:%M:%S",
+        force=True,
+    )

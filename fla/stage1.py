@@ -1,0 +1,89 @@
+"""Stage 1, visual initialing: assembles the parts and hands them to the training loop.
+
+The visual encoder learns from the sentences through a small Transformer that is thrown away
+afterwards, so that no large language model drowns its gradient (FLa-LLM, section 3.1).
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from fla.assembly import corpus_name, describe_export, manifest_hashes, open_parts, train_stage
+from fla.config.schema import Stage1Config, Stage1OptimConfig
+from fla.engine import open_engine
+from fla.export import Description, build_stage1, write_export
+from fla.optim import build_adamw, build_sgd, cosine_schedule, decay_groups
+from fla.run import is_finished, open_run
+from fla.runtime import Runtime, start_runtime, stop_runtime
+
+
+def run_stage1(config: Stage1Config) -> None:
+    """Train, evaluate and export as `config` says; every rank calls it.
+
+    Raises:
+        FlaError: Something that the user can fix.
+    """
+    runtime = start_runtime()
+    if not is_finished(config):
+        _train_and_export(config, runtime)
+    stop_runtime()
+
+
+def _train_and_export(config: Stage1Config, runtime: Runtime) -> None:
+    with (
+        open_parts(config, runtime) as parts,
+        open_run(
+            config,
+            stage="stage1",
+            experiment=corpus_name(config),
+            runtime=runtime,
+            deepspeed_config=parts.deepspeed_config,
+            manifests=manifest_hashes(parts),
+        ) as run,
+    ):
+        description = _describe(config, parts.deepspeed_config)
+        torch.manual_seed(config.seed)
+        model = build_stage1(
+            description,
+            parts.codec,
+            backbone_weights=config.model.backbone_weights,
+            dropout=config.model.dropout,
+            label_smoothing=config.train.label_smoothing,
+        )
+        engine = open_engine(
+            model,
+            optimizer=_build_optimizer(model, config.optim),
+            schedule=cosine_schedule(
+                num_steps=parts.schedule.num_steps, warmup_fraction=config.optim.warmup_fraction
+            ),
+            config=parts.deepspeed_config,
+            runtime=runtime,
+        )
+        train_stage(
+            engine, parts, run, prepare=lambda batch: batch.to(runtime.device), config=config
+        )
+        with engine.whole_model() as whole:
+            if runtime.is_main:
+                write_export(run.folder.export, whole, description=description, codec=parts.codec)
+        run.tracker.log_artifact(run.folder.export, "export")
+
+
+def _describe(config: Stage1Config, deepspeed_config: dict[str, Any]) -> Description:
+    return describe_export(
+        config,
+        stage=1,
+        encoder={"sign_width": config.model.sign_width, "kernel_size": config.model.kernel_size},
+        translator={"size": config.model.light_t},
+        autocast=deepspeed_config.get("torch_autocast", {}).get("enabled", False),
+    )
+
+
+def _build_optimizer(model: nn.Module, optim: Stage1OptimConfig) -> Optimizer:
+    groups = decay_groups(
+        [model], learning_rate=optim.learning_rate, weight_decay=optim.weight_decay, name="all"
+    )
+    if optim.name == "sgd":
+        return build_sgd(groups, momentum=optim.momentum)
+    return build_adamw(groups, betas=(0.9, 0.999))

@@ -1,0 +1,245 @@
+"""Codec: sentences to token ids and back, with mBART's tokenizer.
+
+The only module that knows the tokenizers of transformers. Their mBART tokenizer has no normalizer
+since version 5, so sentences are normalized here: Unicode NFKC, one space between words.
+"""
+
+import io
+import json
+import string
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import sentencepiece
+from torch import Tensor
+from transformers import MBartTokenizer
+
+from fla.errors import CheckpointError, ConfigError, DataError
+
+LANGUAGES = (
+    "ar_AR",
+    "cs_CZ",
+    "de_DE",
+    "en_XX",
+    "es_XX",
+    "et_EE",
+    "fi_FI",
+    "fr_XX",
+    "gu_IN",
+    "hi_IN",
+    "it_IT",
+    "ja_XX",
+    "kk_KZ",
+    "ko_KR",
+    "lt_LT",
+    "lv_LV",
+    "my_MM",
+    "ne_NP",
+    "nl_XX",
+    "ro_RO",
+    "ru_RU",
+    "si_LK",
+    "tr_TR",
+    "vi_VN",
+    "zh_CN",
+)
+"""mBART's 25 language codes, in the order of their ids."""
+
+_FIRST_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
+# Printable and not a space, so that no English word is ever unknown.
+_REQUIRED_CHARACTERS = string.ascii_letters + string.digits + string.punctuation
+
+
+class TextCodec:
+    """Sentences of one language to token ids and back.
+
+    Args:
+        tokenizer: mBART's, set to `language` on both sides.
+        language: mBART's code of the language.
+    """
+
+    def __init__(self, tokenizer: MBartTokenizer, *, language: str) -> None:
+        self._tokenizer = tokenizer
+        self.vocab_size: int = len(tokenizer)
+        """V: rows that a model's embedding must have."""
+        self.pad_id: int = tokenizer.pad_token_id
+        self.eos_id: int = tokenizer.eos_token_id
+        self.mask_id: int = tokenizer.mask_token_id
+        self.language_id: int = int(tokenizer.lang_code_to_id[language])  # type: ignore[arg-type]
+        self._control_ids = frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+
+    def encode(self, sentences: Sequence[str], *, max_tokens: int) -> list[list[int]]:
+        """Turn sentences into ids `tokens </s> language`.
+
+        Args:
+            sentences: Any text; it is normalized here.
+            max_tokens: Most ids of a sentence, `</s>` and language included.
+
+        Raises:
+            DataError: A sentence has more ids, or spells out a control token such as `</s>`.
+        """
+        if not sentences:
+            return []
+        normal = [normalize_sentence(sentence) for sentence in sentences]
+        # The two ids at the end are added here: a change of the tokenizer's template in another
+        # version of transformers cannot reach the labels.
+        pieces = self._tokenizer(
+            normal, add_special_tokens=False, return_attention_mask=False, verbose=False
+        )["input_ids"]
+        encoded = []
+        for sentence, ids in zip(normal, pieces, strict=True):
+            if not self._control_ids.isdisjoint(ids):
+                raise DataError(
+                    f'The sentence "{_shorten(sentence)}" spells out a control token of the '
+                    "tokenizer, such as </s> or en_XX. Take it out of the text."
+                )
+            if len(ids) + 2 > max_tokens:
+                raise DataError(
+                    f'The sentence "{_shorten(sentence)}" has {len(ids) + 2} tokens, but '
+                    f"max_tokens is {max_tokens}. Raise text.max_tokens, or shorten the sentence."
+                )
+            encoded.append([*ids, self.eos_id, self.language_id])
+        return encoded
+
+    def decode(self, ids: Tensor) -> list[str]:
+        """Turn ids, `(B, L)`, into sentences; control tokens and padding are left out."""
+        sentences: list[str] = self._tokenizer.batch_decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        # An <unk> between two words leaves both of its spaces.
+        return [" ".join(sentence.split()) for sentence in sentences]
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer in Hugging Face format into `folder`, which is made."""
+        self._tokenizer.save_pretrained(folder)
+
+
+def normalize_sentence(sentence: str) -> str:
+    """Unicode NFKC, words separated by one space."""
+    return " ".join(unicodedata.normalize("NFKC", sentence).split())
+
+
+def read_codec(folder: Path, *, language: str) -> TextCodec:
+    """Read an mBART tokenizer in Hugging Face format from a local folder.
+
+    Args:
+        folder: tokenizer.json, or the sentencepiece.bpe.model of older releases.
+        language: mBART's code of the language, such as `en_XX`.
+
+    Raises:
+        ConfigError: mBART has no such language.
+        CheckpointError: No mBART tokenizer is in the folder, or it lacks control tokens.
+    """
+    if language not in LANGUAGES:
+        raise ConfigError(_unknown_language(language))
+    _check_files(folder)
+    try:
+        tokenizer = MBartTokenizer.from_pretrained(
+            folder, local_files_only=True, src_lang=language, tgt_lang=language
+        )
+    except (OSError, TypeError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{folder}: the tokenizer does not load ({str(error)[:100]}). Give a folder with an "
+            "mBART tokenizer in Hugging Face format."
+        ) from error
+    # mBART's class adds what a vocabulary lacks behind its end, where the weights have no rows.
+    num_pieces = tokenizer.backend_tokenizer.get_vocab_size(with_added_tokens=False)
+    if num_pieces != len(tokenizer):
+        raise CheckpointError(
+            f"{folder}: the vocabulary has {num_pieces} tokens and lacks "
+            f"{len(tokenizer) - num_pieces} of mBART's control tokens. Keep <s>, <pad>, </s>, "
+            "<unk>, all 25 language codes and <mask> when trimming it."
+        )
+    return TextCodec(tokenizer, language=language)
+
+
+def train_codec(sentences: Iterable[str], *, max_pieces: int, language: str) -> TextCodec:
+    """Learn a SentencePiece unigram vocabulary and lay it out as mBART's.
+
+    The same sentences in the same order give the same codec. All printable ASCII is in it.
+
+    Args:
+        sentences: Text to learn from; it is normalized here.
+        max_pieces: Most pieces to learn; fewer where the text has fewer. The codec has 27 tokens
+            more: `<pad>`, 25 languages and `<mask>`.
+        language: mBART's code of the text's language.
+
+    Raises:
+        ConfigError: mBART has no such language, or `max_pieces` is less than the characters.
+        DataError: There is no text.
+    """
+    if language not in LANGUAGES:
+        raise ConfigError(_unknown_language(language))
+    text = [normal for sentence in sentences if (normal := normalize_sentence(sentence))]
+    if not text:
+        raise DataError("There is no sentence to learn a vocabulary from. Give some text.")
+    # The characters, and <unk>, <s> and </s>.
+    least = len(set("".join(text)) - {" "} | set(_REQUIRED_CHARACTERS)) + 1 + 3
+    if max_pieces < least:
+        raise ConfigError(
+            f"data.max_pieces ({max_pieces}) is less than the text's characters need. Set it to "
+            f"{least} or more."
+        )
+    rows = [
+        *((token, 0.0) for token in _FIRST_TOKENS),
+        *_learn_pieces(text, max_pieces),
+        *((code, 0.0) for code in LANGUAGES),
+        ("<mask>", 0.0),
+    ]
+    tokenizer = MBartTokenizer(vocab=rows, src_lang=language, tgt_lang=language)
+    return TextCodec(tokenizer, language=language)
+
+
+def _learn_pieces(text: list[str], max_pieces: int) -> list[tuple[str, float]]:
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(text),
+        model_writer=model,
+        model_type="unigram",
+        vocab_size=max_pieces,
+        hard_vocab_limit=False,
+        character_coverage=1.0,
+        required_chars=_REQUIRED_CHARACTERS,
+        # Normalized before it comes here.
+        normalization_rule_name="identity",
+        # Sums over several threads depend on their order, and the codec with them.
+        num_threads=1,
+        minloglevel=2,
+    )
+    learned = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    # The first three are <unk>, <s> and </s>, which mBART has in places of its own.
+    return [
+        (learned.id_to_piece(i), learned.get_score(i)) for i in range(3, learned.get_piece_size())
+    ]
+
+
+def _check_files(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        if (folder / "sentencepiece.bpe.model").is_file():
+            return
+        raise CheckpointError(
+            f"{folder}: there is no tokenizer.json and no sentencepiece.bpe.model, so this is no "
+            "mBART tokenizer. Give the folder of one, such as tools/pretrain_mbart.py makes."
+        )
+    try:
+        model = json.loads(path.read_text(encoding="utf-8"))["model"]["type"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: this is no tokenizer. Restore the file.") from error
+    if model != "Unigram":
+        raise CheckpointError(
+            f"{path}: the tokenizer is of type {model}, mBART's is Unigram. Give the folder of an "
+            "mBART tokenizer."
+        )
+
+
+def _unknown_language(language: str) -> str:
+    return (
+        f"text.language ({language}) is no language code of mBART. Use one of "
+        f"{', '.join(LANGUAGES)}."
+    )
+
+
+def _shorten(sentence: str) -> str:
+    return sentence if len(sentence) <= 60 else f"{sentence[:57]}..."

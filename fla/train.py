@@ -1,0 +1,224 @@
+"""The training loop: steps, metrics, evaluations, checkpoints. It receives finished parts."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, distributed
+
+from fla.batch import Step
+from fla.checkpoint import TrainState, save_checkpoint
+from fla.engine import Engine
+from fla.errors import FlaError
+from fla.progress import Progress
+from fla.run_folder import RunFolder, checkpoint_tag, prune_checkpoints, write_best
+from fla.runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+
+class Loader(Protocol):
+    """What gives the steps of an epoch: the clips of a split, or lines of text."""
+
+    num_steps: int
+    waited_s: float
+
+    def epoch(self, epoch: int, *, first_step: int = 0) -> Iterator[Step[Any]]: ...
+
+
+class MetricLog(Protocol):
+    """What keeps the numbers: a tracker."""
+
+    def log(self, metrics: dict[str, float], *, step: int) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How long to train and when to look up from it."""
+
+    num_steps: int
+    """Optimizer steps of the whole run."""
+    log_every_steps: int
+    evaluate_every_steps: int
+    """Steps between evaluations, each followed by a checkpoint; the last step has both."""
+    keep_checkpoints: int
+    """Newest checkpoints to keep beside the best."""
+
+
+def plan_schedule(
+    *,
+    steps_per_epoch: int,
+    num_epochs: int,
+    max_steps: int,
+    log_every_steps: int,
+    evaluate_every_steps: int,
+    keep_checkpoints: int,
+) -> Schedule:
+    """Turn epochs into steps; 0 for `max_steps` and `evaluate_every_steps` means by epochs."""
+    num_steps = steps_per_epoch * num_epochs
+    return Schedule(
+        num_steps=min(num_steps, max_steps) if max_steps else num_steps,
+        log_every_steps=log_every_steps,
+        evaluate_every_steps=evaluate_every_steps or steps_per_epoch,
+        keep_checkpoints=keep_checkpoints,
+    )
+
+
+def train(
+    engine: Engine,
+    loader: Loader,
+    *,
+    prepare: Callable[[Any], Any],
+    evaluate: Callable[[int], float] | None,
+    tracker: MetricLog,
+    run_folder: RunFolder,
+    runtime: Runtime,
+    schedule: Schedule,
+    state: TrainState,
+    seed: int,
+) -> TrainState:
+    """Train from `state` to the end of the schedule.
+
+    Args:
+        engine: Model, optimizer and learning-rate schedule.
+        loader: Gives each epoch's steps; the same on every rank but for the share.
+        prepare: Brings a micro-batch to the device and into the model's form.
+        evaluate: Step number to dev score, the same on every rank; None where nothing is scored
+            and no checkpoint is kept.
+        tracker: Takes the metrics.
+        run_folder: Takes the checkpoints.
+        runtime: Of this rank.
+        schedule: How long, and how often to log and evaluate.
+        state: Where to begin.
+        seed: Of dropout.
+
+    Raises:
+        FlaError: The loss is no longer a number.
+    """
+    window = _Window(runtime)
+    progress = Progress(
+        "train", total=schedule.num_steps, unit="steps", first=state.step,
+        is_shown=runtime.is_main,
+    )  # fmt: skip
+    with progress:
+        for step in _steps_from(loader, state.step, schedule.num_steps):
+            state = replace(state, step=state.step + 1)
+            # Dropout depends on the step alone, so a resumed run draws what this one would have.
+            torch.manual_seed(_step_seed(seed, state.step, runtime.rank))
+            window.add(_take_step(engine, step, prepare), step)
+            is_last = state.step == schedule.num_steps
+            if state.step % schedule.log_every_steps == 0 or is_last:
+                metrics = window.close(engine, loader)
+                _stop_unless_finite(metrics, state.step)
+                metrics["train/epoch"] = state.step / loader.num_steps
+                tracker.log(metrics, step=state.step)
+                progress.advance(0, note=f"loss {metrics['train/loss_nats_per_token']:.3f}")
+            progress.advance()
+            if evaluate and (state.step % schedule.evaluate_every_steps == 0 or is_last):
+                with window.paused():
+                    state = _evaluate_and_save(
+                        engine, evaluate, run_folder, runtime, schedule, state
+                    )
+    return state
+
+
+def _steps_from(loader: Loader, done: int, num_steps: int) -> Iterator[Step[Any]]:
+    while done < num_steps:
+        epoch, first_step = divmod(done, loader.num_steps)
+        for step in loader.epoch(epoch, first_step=first_step):
+            yield step
+            done += 1
+            if done == num_steps:
+                return
+
+
+def _take_step(engine: Engine, step: Step[Any], prepare: Callable[[Any], Any]) -> Tensor:
+    nats = torch.zeros(())
+    last = len(step.micro_batches) - 1
+    for index, micro_batch in enumerate(step.micro_batches):
+        loss = engine(prepare(micro_batch))
+        engine.backward(loss.nats, num_tokens=step.num_tokens, is_last=index == last)
+        nats = nats.to(loss.nats.device) + loss.nats.detach()
+    engine.step()
+    return nats
+
+
+def _evaluate_and_save(
+    engine: Engine,
+    evaluate: Callable[[int], float],
+    run_folder: RunFolder,
+    runtime: Runtime,
+    schedule: Schedule,
+    state: TrainState,
+) -> TrainState:
+    score = evaluate(state.step)
+    if state.best_score is None or score > state.best_score:
+        state = replace(state, best_score=score, best_step=state.step)
+    save_checkpoint(engine, run_folder, state, runtime=runtime)
+    if runtime.is_main and state.best_step is not None:
+        write_best(run_folder, checkpoint_tag(state.best_step))
+        prune_checkpoints(run_folder, keep_newest=schedule.keep_checkpoints)
+    distributed.barrier()
+    return state
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    # Far apart for neighboring steps and ranks, and within torch's 64 bits.
+    return (seed * 1_000_003 + step) * 65_537 + rank
+
+
+def _stop_unless_finite(metrics: dict[str, float], step: int) -> None:
+    loss = metrics["train/loss_nats_per_token"]
+    if not math.isfinite(loss):
+        raise FlaError(
+            f"train/loss_nats_per_token is {loss} at step {step}. Lower the learning rate, or set "
+            "optim.max_grad_norm."
+        )
+
+
+class _Window:
+    """Sums between two rows of training metrics."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._waited_s = 0.0
+        self._reset()
+
+    def _reset(self) -> None:
+        self._nats = torch.zeros((), device=self._runtime.device)
+        self._num_tokens = 0
+        self._start_s = time.monotonic()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out what is no training: evaluation and saving."""
+        pause_s = time.monotonic()
+        yield
+        self._start_s += time.monotonic() - pause_s
+
+    def add(self, nats: Tensor, step: Step[Any]) -> None:
+        self._nats += nats
+        self._num_tokens += step.num_tokens
+
+    def close(self, engine: Engine, loader: Loader) -> dict[str, float]:
+        """Sum over ranks, start anew, and give the row of metrics."""
+        distributed.all_reduce(self._nats)
+        loss = float(self._nats) / self._num_tokens
+        seconds = max(time.monotonic() - self._start_s, 1e-9)
+        metrics = {
+            "train/loss_nats_per_token": loss,
+            "train/tokens_per_s": self._num_tokens / seconds,
+            "train/data_wait_fraction": (loader.waited_s - self._waited_s) / seconds,
+        }
+        metrics |= {f"train/learning_rate/{n}": lr for n, lr in engine.learning_rates().items()}
+        grad_norm = engine.grad_norm()
+        if grad_norm is not None:
+            metrics["train/grad_norm"] = grad_norm
+        self._waited_s = loader.waited_s
+        self._reset()
+        return metrics

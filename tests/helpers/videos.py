@@ -1,0 +1,99 @@
+"""Small videos whose frames carry their number, and a decoder that shares no code with fla's."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+NUM_BITS = 8
+MILLISECOND = Fraction(1, 1000)
+
+
+def numbered_frame(number: int, *, size: int) -> NDArray[np.uint8]:
+    """Bars of the number's bits above, a gradient that moves with the number below; HWC."""
+    frame = np.empty((size, size, 3), np.uint8)
+    bits = (number >> np.arange(NUM_BITS)) & 1
+    frame[: size // 2] = np.repeat(bits, size // NUM_BITS)[None, :, None] * 200 + 25
+    ramp = (np.arange(size) * 2 + number * 3) % 256
+    frame[size // 2 :, :, 0] = ramp
+    frame[size // 2 :, :, 1] = ramp[::-1]
+    frame[size // 2 :, :, 2] = np.linspace(40, 220, size - size // 2)[:, None]
+    return frame
+
+
+def read_number(frame: NDArray[np.uint8]) -> int:
+    """The number that a decoded frame of any size carries, HWC."""
+    size = frame.shape[1]
+    middles = (np.arange(NUM_BITS) * 2 + 1) * size // (2 * NUM_BITS)
+    bits = frame[frame.shape[0] // 4, middles].mean(axis=-1) > 125
+    return int(np.sum(bits << np.arange(NUM_BITS)))
+
+
+def write_video(
+    path: Path,
+    *,
+    num_frames: int,
+    codec: str = "libx264",
+    size: int = 64,
+    fps: int = 15,
+    key_frame_every: int = 30,
+    times_ms: Sequence[int] | None = None,
+    options: dict[str, str] | None = None,
+) -> Path:
+    """Encode numbered frames; libx264 uses B-frames. The ending of `path` names the container.
+
+    Args:
+        times_ms: Presentation times instead of those that `fps` gives.
+    """
+    with av.open(path, "w") as output:
+        stream = output.add_stream(codec, rate=fps, options=options or _fast(codec))
+        stream.width = stream.height = size
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        stream.gop_size = key_frame_every
+        stream.codec_context.thread_count = 1
+        if times_ms is not None:
+            stream.codec_context.time_base = stream.time_base = MILLISECOND
+        for number in range(num_frames):
+            frame = av.VideoFrame.from_ndarray(numbered_frame(number, size=size))
+            if times_ms is not None:
+                frame.pts, frame.time_base = times_ms[number], MILLISECOND
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    return path
+
+
+def hide_first_frames(source: Path, path: Path, *, num_hidden: int) -> Path:
+    """Copy an mp4 so that an edit list hides its first frames, as a cut without encoding does."""
+    with av.open(source) as container, av.open(path, "w") as output:
+        copied = output.add_stream_from_template(container.streams.video[0])
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        first_shown = sorted(packet.pts for packet in packets)[num_hidden]
+        for packet in packets:
+            packet.pts -= first_shown
+            packet.dts -= first_shown
+            packet.stream = copied
+            output.mux(packet)
+    return path
+
+
+def decode_all(path: Path, *, size: int) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+    """Every frame by plain decoding from the beginning: times after the first, and RGB (T,H,W,3)."""
+    with av.open(path) as container:
+        frames = list(container.decode(video=0))
+    images = [
+        frame.reformat(size, size, "rgb24", interpolation="BILINEAR").to_ndarray()
+        for frame in frames
+    ]
+    times = np.array([float(frame.pts * frame.time_base) for frame in frames])
+    return times - times[0], np.stack(images)
+
+
+def _fast(codec: str) -> dict[str, str]:
+    if codec == "libx264":
+        return {"preset": "veryfast", "bf": "3", "b-pyramid": "normal"}
+    if codec == "libvpx-vp9":
+        return {"deadline": "realtime", "cpu-used": "8"}
+    return {}

@@ -1,0 +1,235 @@
+"""Rules across keys: every broken one is told, before torch is imported."""
+
+import json
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from fla.config.check import (
+    EXPORT_FORMAT,
+    check_decode,
+    check_pretrain,
+    check_stage1,
+    check_stage2,
+)
+from fla.config.keys import list_keys
+from fla.config.load import load_config
+from fla.config.ranges import RANGES
+from fla.config.schema import DecodeConfig, PretrainConfig, Stage1Config, Stage2Config
+from fla.errors import ConfigError
+
+DS_CONFIGS = Path(__file__).parents[2] / "ds_configs"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder in which every path of the configs below exists."""
+    for split in ("train", "dev", "test"):
+        write(tmp_path / "data" / f"{split}.tsv", "")
+    write(tmp_path / "mbart" / "config.json", "{}")
+    write(tmp_path / "stage1" / "export" / "config.json", export_json(stage=1))
+    write(tmp_path / "text.txt", "One sentence.\n")
+    return tmp_path
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def export_json(*, stage: int) -> str:
+    return json.dumps({"format": EXPORT_FORMAT, "stage": stage})
+
+
+def stage1(folder: Path, *words: str) -> Stage1Config:
+    return load_config(Stage1Config, [*common_words(folder, "zero1_autocast.json"), *words])
+
+
+def stage2(folder: Path, *words: str) -> Stage2Config:
+    own = [f"model.mbart_dir={folder}/mbart", f"model.encoder_export={folder}/stage1/export"]
+    return load_config(Stage2Config, [*common_words(folder, "zero3_bf16.json"), *own, *words])
+
+
+def common_words(folder: Path, deepspeed: str) -> list[str]:
+    return [
+        f"run_dir={folder}/run",
+        f"deepspeed={DS_CONFIGS / deepspeed}",
+        f"data.manifest_dir={folder}/data",
+        f"text.tokenizer_dir={folder}/mbart",
+    ]
+
+
+def decode(folder: Path, *words: str) -> DecodeConfig:
+    return load_config(DecodeConfig, [f"export_dir={folder}/stage1/export", *words])
+
+
+def pretrain(folder: Path, *words: str) -> PretrainConfig:
+    own = [f"run_dir={folder}/run", f"data.train_text={folder}/text.txt"]
+    return load_config(
+        PretrainConfig, [*own, f"deepspeed={DS_CONFIGS / 'zero1_autocast.json'}", *words]
+    )
+
+
+def test_good_configs_pass(folder):
+    check_stage1(stage1(folder), 2)
+    check_stage2(stage2(folder), 1)
+    check_decode(decode(folder))
+    check_pretrain(pretrain(folder), 2)
+
+
+@pytest.mark.parametrize("schema", [Stage1Config, Stage2Config, DecodeConfig, PretrainConfig])
+def test_every_number_has_a_range(schema):
+    numbers = {key.name for key in list_keys(schema).values() if key.type in (int, float)}
+
+    def ranged(section, prefix=""):
+        for field in fields(section):
+            value = getattr(section, field.name)
+            if is_dataclass(value):
+                yield from ranged(value, f"{prefix}{field.name}.")
+            elif field.name in RANGES.get(type(section), {}):
+                yield prefix + field.name
+
+    assert set(ranged(schema())) == numbers
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("data.frame_stride=0", r"^data\.frame_stride \(0\) must be at least 1\.$"),
+        (
+            "data.max_frames=1025",
+            r"data\.max_frames \(1025\) must be at least 1 and at most 1024\.",
+        ),
+        ("optim.momentum=1", r"^optim\.momentum \(1\.0\) must be at least 0 and below 1\.$"),
+        ("optim.learning_rate=0", r"^optim\.learning_rate \(0\.0\) must be above 0\.$"),
+        ("train.max_steps=-1", r"^train\.max_steps \(-1\) must be at least 0\.$"),
+        ("data.crop_px=257", r"^data\.crop_px \(257\) must be at most data\.resize_px \(256\)"),
+        ("data.frames_per_batch=74", r"^data\.frames_per_batch \(74\) .* data\.max_frames \(75\)"),
+        ("data.video_root=/nope", r"^data\.video_root \(/nope\): there is no such folder\.$"),
+        ("model.kernel_size=4", r"^model\.kernel_size \(4\) must be odd"),
+        ("model.backbone_weights=/nope", r"^model\.backbone_weights \(/nope\): there is no such"),
+        (
+            "data.manifest_dir=data/how2sign",
+            r"^data\.manifest_dir \(data/how2sign\): there is no train\.tsv, dev\.tsv, test\.tsv\. "
+            r"Make the manifests with `python tools/import_how2sign\.py SOURCE_DIR data/how2sign`",
+        ),
+        ("data.manifest_dir=data/demo", r"there is no train\.tsv.* with `make demo`\.$"),
+        (
+            "text.tokenizer_dir=/nope",
+            r"^text\.tokenizer_dir \(/nope\): .*tools/pretrain_mbart\.py`",
+        ),
+        ("deepspeed=/nope.json", r"^/nope\.json: there is no such DeepSpeed JSON\."),
+        (
+            f"deepspeed={DS_CONFIGS / 'zero3_bf16.json'}",
+            r"zero3_bf16\.json: bf16 casts the weights but not BatchNorm's .*zero1_autocast\.json",
+        ),
+    ],
+)
+def test_broken_rule_of_stage1_gets_its_sentence(folder, word, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        check_stage1(stage1(folder, word), 1)
+
+
+def test_global_batch_that_does_not_divide_is_told_with_its_arithmetic(folder):
+    words = ["train.global_batch_size=7", "train.micro_batch_size=2"]
+
+    with pytest.raises(ConfigError) as caught:
+        check_stage1(stage1(folder, *words), 2)
+
+    assert str(caught.value) == (
+        "train.global_batch_size (7) must be a multiple of train.micro_batch_size x world size "
+        "(2 x 2)."
+    )
+
+
+def test_world_size_comes_from_the_launcher(folder, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+
+    with pytest.raises(ConfigError, match=r"\(4 x 3\)\.$"):
+        check_stage1(stage1(folder))
+
+
+def test_all_broken_rules_are_told_at_once(folder):
+    config = stage1(folder, "data.crop_px=300", "train.num_epochs=0", "data.manifest_dir=/nope")
+
+    with pytest.raises(ConfigError) as caught:
+        check_stage1(config, 1)
+
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_contradiction_with_the_deepspeed_json_is_found_by_the_check(folder):
+    write(folder / "ds.json", '{"zero_optimization": {"stage": 1}, "train_batch_size": 32}')
+    words = [f"deepspeed={folder}/ds.json", "train.global_batch_size=16"]
+
+    with pytest.raises(ConfigError, match=r"train_batch_size \(32\) .*global_batch_size \(16\)"):
+        check_stage2(stage2(folder, *words), 1)
+
+
+def test_missing_export_names_the_command_that_makes_it(folder):
+    with pytest.raises(ConfigError, match=r"encoder_export \(/nope\).*`deepspeed launchers/stage1"):
+        check_stage2(stage2(folder, "model.encoder_export=/nope"), 1)
+    with pytest.raises(ConfigError, match=r"^export_dir \(/nope\): .*`deepspeed launchers/stage2"):
+        check_decode(decode(folder, "export_dir=/nope"))
+
+
+def test_run_folder_in_place_of_its_export_is_recognized(folder):
+    with pytest.raises(ConfigError, match=r"Did you mean .*/stage1/export\?$"):
+        check_stage2(stage2(folder, f"model.encoder_export={folder}/stage1"), 1)
+
+
+def test_folder_that_is_no_export_is_refused(folder):
+    with pytest.raises(ConfigError, match=r"encoder_export .*not that of an export"):
+        check_stage2(stage2(folder, f"model.encoder_export={folder}/mbart"), 1)
+    with pytest.raises(ConfigError, match=r"export_dir .*not that of an export"):
+        check_decode(decode(folder, f"export_dir={folder}/mbart"))
+
+
+def test_stage2_refuses_an_export_of_stage2(folder):
+    write(folder / "stage2" / "config.json", export_json(stage=2))
+
+    with pytest.raises(ConfigError, match=r"is an export of stage 2, not of stage 1\."):
+        check_stage2(stage2(folder, f"model.encoder_export={folder}/stage2"), 1)
+
+
+def test_stage2_without_mbart_names_the_tool_that_makes_one(folder):
+    with pytest.raises(ConfigError, match=r"^model\.mbart_dir \(/nope\): .*pretrain_mbart\.py`"):
+        check_stage2(stage2(folder, "model.mbart_dir=/nope"), 1)
+
+
+def test_decoding_needs_the_manifest_of_its_split_only(folder):
+    (folder / "data" / "dev.tsv").unlink()
+
+    check_decode(decode(folder, f"manifest_dir={folder}/data"))
+    with pytest.raises(ConfigError, match=r"^manifest_dir \(.*\): there is no dev\.tsv\. "):
+        check_decode(decode(folder, f"manifest_dir={folder}/data", "split=dev"))
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("global_batch_size=7", r"^global_batch_size \(7\) must be a multiple of the world size"),
+        ("model.num_heads=3", r"^model\.d_model \(256\) must be a multiple of model\.num_heads"),
+        ("model.num_heads=0", r"^model\.num_heads \(0\) must be at least 1\.$"),
+        ("data.train_text=/nope", r"^data\.train_text \(/nope\): there is no such file\."),
+        ("data.mask_fraction=1", r"^data\.mask_fraction \(1\.0\) must be above 0 and below 1\.$"),
+    ],
+)
+def test_broken_rule_of_pretraining_gets_its_sentence(folder, word, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        check_pretrain(pretrain(folder, word), 2)
+
+
+def test_format_of_an_export_is_the_one_that_is_written():
+    from fla.export import FORMAT
+
+    assert FORMAT == EXPORT_FORMAT
+
+
+def test_micro_batch_of_no_sentence_gets_its_sentence_like_any_other(folder):
+    config = stage1(folder)
+    broken = replace(config, train=replace(config.train, micro_batch_size=0))
+
+    with pytest.raises(ConfigError, match=r"^train\.micro_batch_size \(0\) must be at least 1\.$"):
+        check_stage1(broken, 1)
