@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainState:
-    """Where a run stands. Random numbers need no saving: each step's are drawn from (seed, step)."""
+    """Where a run stands. No random state: each step's numbers are drawn from (seed, step)."""
 
     step: int = 0
     """Optimizer steps done."""

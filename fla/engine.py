@@ -172,7 +172,9 @@ def open_engine(
             of micro-batches is given step by step.
         runtime: Of this rank.
     """
-    module.to(runtime.device)
+    # DeepSpeed broadcasts weights as bytes, which it cannot with channels-last ones; channels-last
+    # frames alone choose the fast convolutions.
+    module.to(runtime.device).to(memory_format=torch.contiguous_format)
     shards_weights = config.get("zero_optimization", {}).get("stage", 0) == 3
     dtype = torch.bfloat16 if config.get("bf16", {}).get("enabled", False) else torch.float32
     # Before initialize, which leaves nothing to copy.

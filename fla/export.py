@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_model, save_model
-from torch import nn
+from safetensors.torch import load_model, save_file
+from torch import Tensor, nn
 
 from fla.batch import Batch
 from fla.errors import CheckpointError
@@ -101,7 +101,7 @@ def write_export(
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").unlink(missing_ok=True)
-    save_model(model, str(folder / WEIGHTS))
+    save_file(_untied_tensors(model), str(folder / WEIGHTS))
     codec.save(folder)
     content = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(description)}
     write_json(folder / "config.json", content)
@@ -261,6 +261,18 @@ class _Exported(nn.Module):
 def stage2_export_module(visual_encoder: VisualEncoder, translator: Stage2Model) -> nn.Module:
     """Put the frozen encoder and the tuned translator under the names that an export uses."""
     return _Exported(visual_encoder, translator)
+
+
+def _untied_tensors(model: nn.Module) -> dict[str, Tensor]:
+    # Copies: an engine's weights are windows on one large buffer, which would be stored whole.
+    tensors = {}
+    seen = set()
+    for name, tensor in model.state_dict().items():
+        place = (tensor.data_ptr(), tensor.shape)
+        if place not in seen:
+            seen.add(place)
+            tensors[name] = tensor.detach().to("cpu", copy=True).contiguous()
+    return tensors
 
 
 def _load_weights(model: nn.Module, folder: Path) -> None:

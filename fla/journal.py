@@ -30,7 +30,6 @@ def append_row(path: Path, metrics: Mapping[str, float], *, step: int) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    # In whole milliseconds, as MLflow has it: a point sent again must equal the first.
     row = {"step": step, "time_s": round(time.time(), 3), **metrics}
     with path.open("a", encoding="utf-8") as file:
         # float: scalars of numpy and torch.

@@ -1,4 +1,4 @@
-"""The translation loss, as a sum and a count: averages of averages would make N ranks differ from one."""
+"""The translation loss, as sum and count: with means of means, N ranks would differ from one."""
 
 from typing import NamedTuple
 

@@ -116,7 +116,6 @@ def set_aside(run: RunFolder) -> None:
     Its checkpoints would otherwise be taken for newer ones of the new run, its journal and MLflow
     run be continued. The logs stay: they are open already, and each line has its date.
     """
-    home = run.path / datetime.now(UTC).strftime("before_%Y%m%dT%H%M%S")
     files = (
         run.config_yaml,
         run.deepspeed_json,
@@ -128,9 +127,7 @@ def set_aside(run: RunFolder) -> None:
     )
     folders = (run.checkpoints, run.decodes, run.export)
     filled = [folder for folder in folders if folder.is_dir() and any(folder.iterdir())]
-    for path in (*filter(Path.exists, files), *filled):
-        home.mkdir(exist_ok=True)
-        path.rename(home / path.name)
+    _move_away(run, [*filter(Path.exists, files), *filled])
     open_run_folder(run.path)
 
 
@@ -230,8 +227,11 @@ def step_of(tag: str) -> int:
 def clear_checkpoint(run: RunFolder, step: int) -> Path:
     """Make an empty folder for a checkpoint, without the remains of a save that was cut short.
 
-    Shards of another world size would otherwise lie beside the new ones.
+    Shards of another world size would otherwise lie beside the new ones. Checkpoints of later steps
+    are moved to before_TIME/: training went back to before them, and they would pass for newer.
     """
+    later = [folder for folder in _list_checkpoints(run) if step_of(folder.name) > step]
+    _move_away(run, later)
     folder = run.checkpoint(step)
     _delete_checkpoint(folder)
     folder.mkdir(parents=True)
@@ -347,6 +347,14 @@ def read_decodes(path: Path) -> tuple[list[DecodedRow], str]:
     if short := [row for row in rows if len(row) != 3]:
         raise DataError(f"{path}: row {short[0]} has not 3 columns. Decode the split again.")
     return [DecodedRow(*row) for row in rows], head.removeprefix("# ")
+
+
+def _move_away(run: RunFolder, paths: Iterable[Path]) -> None:
+    home = run.path / datetime.now(UTC).strftime("before_%Y%m%dT%H%M%S_%f")
+    for path in paths:
+        target = home / path.relative_to(run.path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
 
 
 def _list_checkpoints(run: RunFolder) -> list[Path]:

@@ -33,6 +33,24 @@ class Runtime:
         return self.rank == 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """Where one process computes and decodes."""
+
+    name: str
+    """Torch device: "cpu" or "cuda:N"."""
+    dali_device_id: int | None
+    decode_device: Literal["mixed", "cpu"]
+
+
+def find_device(local_rank: int = 0) -> Device:
+    """The GPU of this rank if the machine has one, else the CPU."""
+    # DS_ACCELERATOR is DeepSpeed's own switch; the two must not disagree about the device.
+    if torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu":
+        return Device(name=f"cuda:{local_rank}", dali_device_id=local_rank, decode_device="mixed")
+    return Device(name="cpu", dali_device_id=None, decode_device="cpu")
+
+
 def start_runtime() -> Runtime:
     """Read ranks from the environment, join the process group, set up logging.
 
@@ -43,19 +61,19 @@ def start_runtime() -> Runtime:
     rank = int(os.environ.get("RANK", "0"))
     local_rank = int(os.environ["LOCAL_RANK"])
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    # DS_ACCELERATOR is DeepSpeed's own switch; the two must not disagree about the device.
-    has_gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
+    device = find_device(local_rank)
+    has_gpu = device.name != "cpu"
     if has_gpu:
         torch.cuda.set_device(local_rank)
     join_process_group("nccl" if has_gpu else "gloo", rank=rank, world_size=world_size)
     _start_logging(rank)
     return Runtime(
-        device=f"cuda:{local_rank}" if has_gpu else "cpu",
+        device=device.name,
         rank=rank,
         local_rank=local_rank,
         world_size=world_size,
-        dali_device_id=local_rank if has_gpu else None,
-        decode_device="mixed" if has_gpu else "cpu",
+        dali_device_id=device.dali_device_id,
+        decode_device=device.decode_device,
         synchronize=torch.cuda.synchronize if has_gpu else _nothing,
     )
 

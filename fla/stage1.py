@@ -4,6 +4,7 @@ The visual encoder learns from the sentences through a small Transformer that is
 afterwards, so that no large language model drowns its gradient (FLa-LLM, section 3.1).
 """
 
+import logging
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from fla.export import Description, build_stage1, write_export
 from fla.optim import build_adamw, build_sgd, cosine_schedule, decay_groups
 from fla.run import is_finished, open_run
 from fla.runtime import Runtime, start_runtime, stop_runtime
+
+log = logging.getLogger(__name__)
 
 
 def run_stage1(config: Stage1Config) -> None:
@@ -44,6 +47,8 @@ def _train_and_export(config: Stage1Config, runtime: Runtime) -> None:
         ) as run,
     ):
         description = _describe(config, parts.deepspeed_config)
+        if not config.model.backbone_weights:
+            log.info("The backbone starts from random weights: model.backbone_weights is empty.")
         torch.manual_seed(config.seed)
         model = build_stage1(
             description,

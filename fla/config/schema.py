@@ -16,7 +16,7 @@ class DataConfig:
     manifest_dir: str = MISSING
     """Folder with train.tsv, dev.tsv and test.tsv, as an importer wrote it."""
     video_root: str = ""
-    """Folder that the manifests' video paths are relative to; empty: the one the manifests name."""
+    """Folder that video paths are relative to; empty: the one that the manifests name."""
     frame_stride: int = 4
     """One frame in so many reaches the encoder (paper: 4, table 6)."""
     max_frames: int = 75
@@ -172,7 +172,7 @@ class Stage1Config:
     run_dir: str = MISSING
     """Run folder: everything that the run writes."""
     resume: str = "auto"
-    """auto: the newest complete checkpoint of the run folder, else a fresh start; none; or a path."""
+    """auto: the run folder's newest complete checkpoint, else a fresh start; none; or a path."""
     seed: int = 1
     """Seed of weights, order, augmentation and dropout."""
     deepspeed: str = "ds_configs/zero1_autocast.json"
@@ -191,7 +191,7 @@ class Stage2Config:
     run_dir: str = MISSING
     """Run folder: everything that the run writes."""
     resume: str = "auto"
-    """auto: the newest complete checkpoint of the run folder, else a fresh start; none; or a path."""
+    """auto: the run folder's newest complete checkpoint, else a fresh start; none; or a path."""
     seed: int = 1
     """Seed of weights, order, augmentation and dropout."""
     deepspeed: str = "ds_configs/zero3_bf16.json"

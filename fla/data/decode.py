@@ -143,13 +143,9 @@ def read_frames(
         DataError: The file does not decode, or the range holds another number of frames.
     """
     with _open_video(path, options=_QUICK_OPEN) as (container, stream):
-        found = _read_packets(path, container, stream, start_s, end_s)
-        where = f"{path}, {start_s:.3f} s to {end_s:.3f} s"
-        if len(found.in_order) != num_frames:
-            raise DataError(
-                f"{where}: the range holds {len(found.in_order)} frames, but the manifest says "
-                f"{num_frames}; import the data again, or remove the row."
-            )
+        found = _read_packets(
+            path, container, stream, start_s=start_s, end_s=end_s, num_frames=num_frames
+        )
         chosen = found.in_order[frame_numbers]
         images: dict[int, NDArray[np.uint8]] = {}
         reformatter = VideoReformatter()
@@ -161,27 +157,24 @@ def read_frames(
     missing = [n for n, c in zip(frame_numbers, chosen, strict=True) if found.pts[c] not in images]
     if missing:
         raise DataError(
-            f"{where}: frame {missing[0]} of the range does not decode. Replace the file, or "
-            "remove its rows from the manifest."
+            f"{path}, {start_s:.3f} s to {end_s:.3f} s: frame {missing[0]} of the range does not "
+            "decode. Replace the file, or remove its rows from the manifest."
         )
     return np.stack([images[found.pts[c]] for c in chosen])
 
 
-def copy_range(path: Path, *, start_s: float, end_s: float) -> EncodedRange:
+def copy_range(path: Path, *, start_s: float, end_s: float, num_frames: int) -> EncodedRange:
     """Copy a range's packets, from the key frame before it, into a file in memory.
 
-    For decoders that do not seek. Nothing is decoded.
+    For decoders that do not seek. Nothing is decoded. Arguments as in `read_frames`.
 
     Raises:
-        DataError: The file cannot be read, or no frame lies in the range.
+        DataError: The file cannot be read, or the range holds another number of frames.
     """
     with _open_video(path, options=_QUICK_OPEN) as (container, stream):
-        found = _read_packets(path, container, stream, start_s, end_s)
-        if not len(found.in_order):
-            raise DataError(
-                f"{path}, {start_s:.3f} s to {end_s:.3f} s: the range holds no frame; "
-                "import the data again, or remove the row."
-            )
+        found = _read_packets(
+            path, container, stream, start_s=start_s, end_s=end_s, num_frames=num_frames
+        )
         begin = _key_before(found, found.in_order)
         kept = _decodable(found, begin, int(found.in_order.max()) + 1)
         first_pts = found.pts[found.in_order[0]]
@@ -248,7 +241,13 @@ def _first_pts(path: Path, container: InputContainer, stream: VideoStream) -> in
 
 
 def _read_packets(
-    path: Path, container: InputContainer, stream: VideoStream, start_s: float, end_s: float
+    path: Path,
+    container: InputContainer,
+    stream: VideoStream,
+    *,
+    start_s: float,
+    end_s: float,
+    num_frames: int,
 ) -> _PacketRange:
     """Read the packets of a range, from a key frame that is presented before it."""
     first = _first_pts(path, container, stream)
@@ -259,6 +258,11 @@ def _read_packets(
     shown = np.array([not packet.is_discard for packet in packets], dtype=np.bool_)
     times = np.asarray((pts - first) * tick_s, dtype=np.float64)
     inside = np.flatnonzero(in_range(times, start_s, end_s) & shown)
+    if len(inside) != num_frames or not num_frames:
+        raise DataError(
+            f"{path}, {start_s:.3f} s to {end_s:.3f} s: the range holds {len(inside)} frames, but "
+            f"the manifest says {num_frames}. Import the data again, or remove the row."
+        )
     return _PacketRange(
         packets=packets, pts=pts, in_order=inside[np.argsort(pts[inside], kind="stable")]
     )

@@ -110,8 +110,8 @@ def plan_epoch(
 ) -> list[StepPlan]:
     """Decide every step of one epoch for every rank.
 
-    Which samples share a step, and the order of the steps, depend on `lengths`,
-    `global_batch_size`, `seed` and `epoch` alone: more ranks change the speed, not the result.
+    Which samples share a step and a micro-batch, and the order of the steps, do not depend on
+    `world_size`: more ranks change the speed, not the result.
 
     Args:
         lengths: Chosen frames of each sample, `(N,)`, each at least 1.
@@ -276,17 +276,18 @@ def _plan_step(
     frames_per_batch: int,
     world_size: int,
 ) -> StepPlan:
-    share = len(batch) // world_size
-    ranks = _deal(batch, lengths, num_hands=world_size, max_samples=share)
-    # All ranks at once, since all need the same number: a collective waits for every one of them.
-    for num_batches in range(-(-share // micro_batch_size), share + 1):
-        dealt = [
-            _deal(rank, lengths, num_hands=num_batches, max_samples=micro_batch_size)
-            for rank in ranks
-        ]
-        frames = [int(lengths[hand].sum()) for hands in dealt for hand in hands]
-        if max(frames) <= frames_per_batch:
-            return StepPlan(ranks=tuple(tuple(map(tuple, hands)) for hands in dealt))
+    # The same micro-batches for every number of ranks, since BatchNorm's statistics are of a
+    # micro-batch; then whole ones are dealt out.
+    fewest = len(batch) // micro_batch_size
+    for num_batches in range(fewest, len(batch) + 1, fewest):
+        dealt = _deal(batch, lengths, num_hands=num_batches, max_samples=micro_batch_size)
+        frames = np.array([int(lengths[hand].sum()) for hand in dealt])
+        if frames.max() <= frames_per_batch:
+            ranks = _deal(
+                range(num_batches), frames, num_hands=world_size,
+                max_samples=num_batches // world_size,
+            )  # fmt: skip
+            return StepPlan(ranks=tuple(tuple(tuple(dealt[b]) for b in rank) for rank in ranks))
     raise AssertionError("one clip a micro-batch always fits: _check_lengths has seen to it.")
 
 

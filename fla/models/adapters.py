@@ -13,7 +13,9 @@ from torch import Tensor, nn
 class Adapter(nn.Module):
     """MLP with one hidden layer, as wide as the output, with ReLU.
 
-    The paper gives neither the hidden width nor the activation.
+    It is the VL-Adapter before Light-T in stage 1 (FLa-LLM, section 3.1), and in stage 2 the
+    LLM-Adapter, in the place of mBART's word embedding (section 3.2). The paper gives neither the
+    hidden width nor the activation.
 
     Args:
         in_width: D.
@@ -32,11 +34,3 @@ class Adapter(nn.Module):
             torch.relu(self.hidden(features.to(self.hidden.weight.dtype)))
         )
         return embeddings
-
-
-class VLAdapter(Adapter):
-    """From sign-wise features to Light-T; thrown away after stage 1 (FLa-LLM, section 3.1)."""
-
-
-class LLMAdapter(Adapter):
-    """In the place of mBART's word embedding in stage 2 (FLa-LLM, section 3.2)."""

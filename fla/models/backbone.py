@@ -5,7 +5,6 @@ Shape letters:
 - C = width of a frame-wise feature, 512
 """
 
-import logging
 import pickle
 from pathlib import Path
 
@@ -19,8 +18,6 @@ from fla.errors import CheckpointError, ConfigError
 
 FRAME_WIDTH = 512
 """C, the width that ResNet-18 ends with."""
-
-log = logging.getLogger(__name__)
 
 
 def build_backbone(weights: str = "") -> nn.Module:
@@ -42,11 +39,7 @@ def build_backbone(weights: str = "") -> nn.Module:
     backbone.fc = nn.Identity()
     if weights:
         _load_weights(backbone, Path(weights).expanduser())
-    else:
-        log.info("The backbone starts from random weights: no ImageNet weights were given.")
-    # Convolutions on CPU and on tensor cores want channels last; other layouts are converted there
-    # and back at every layer.
-    module: nn.Module = backbone.to(memory_format=torch.channels_last)
+    module: nn.Module = backbone
     return module
 
 

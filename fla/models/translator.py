@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias, cast
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig, MBartConfig, MBartForConditionalGeneration
 from transformers.utils.logging import disable_progress_bar
 
@@ -83,6 +83,7 @@ def build_light_t(
     config.max_position_embeddings = max_positions
     config.activation_function = "relu"
     light_t = LightT(config)
+    _start_like_transformer(light_t)
     _set_generation(light_t, language_id)
     return light_t
 
@@ -116,6 +117,7 @@ def build_small_mbart(
     mbart = MBartForConditionalGeneration(
         _config(shape, vocab_size, dropout, pad_id, eos_id, language_id)
     )
+    _start_like_transformer(mbart)
     _set_generation(mbart, language_id)
     return mbart
 
@@ -269,13 +271,24 @@ def _config(
         encoder_ffn_dim=shape.ffn_width,
         decoder_ffn_dim=shape.ffn_width,
         dropout=dropout,
-        # As facebook/mbart-large-cc25 has it.
-        scale_embedding=True,
+        # mbart-large-cc25 scales words by sqrt(d_model). At the start of training that would drown
+        # the positions, and with them the order of the signs.
+        scale_embedding=False,
         pad_token_id=pad_id,
         eos_token_id=eos_id,
         forced_eos_token_id=eos_id,
         decoder_start_token_id=language_id,
     )
+
+
+@torch.no_grad()
+def _start_like_transformer(model: Translator) -> None:
+    # transformers draws all matrices from N(0, 0.02), which is small for a few narrow layers. On a
+    # toy task of reordering signs the loss with SGD at 1e-2 was 3.7 nats after 400 steps where it
+    # is 1.9 after 300 with Xavier's (and unscaled words), as the original Transformer has it.
+    for module in model.model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
 
 
 def _set_generation(model: Translator, language_id: int) -> None:

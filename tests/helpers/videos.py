@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 NUM_BITS = 8
 MILLISECOND = Fraction(1, 1000)
+SHOW_FRAME = 0b10
+"""Bit of the first byte of a VP9 frame of profile 0."""
 
 
 def numbered_frame(number: int, *, size: int) -> NDArray[np.uint8]:
@@ -79,8 +81,29 @@ def hide_first_frames(source: Path, path: Path, *, num_hidden: int) -> Path:
     return path
 
 
+def hide_last_frames(source: Path, path: Path, *, shown_s: float) -> Path:
+    """Shorten an mp4's edit list, so that what comes after `shown_s` is not presented."""
+    data = bytearray(source.read_bytes())
+    edit = data.index(b"elst") + 12
+    header = data.index(b"mvhd") + 16
+    ticks_per_s = int.from_bytes(data[header : header + 4], "big")
+    data[edit : edit + 4] = round(shown_s * ticks_per_s).to_bytes(4, "big")
+    path.write_bytes(data)
+    return path
+
+
+def hide_picture(source: Path, path: Path, *, number: int) -> Path:
+    """Mark one picture of a VP9 recording as not to be shown; decoders drop it in silence."""
+    data = bytearray(source.read_bytes())
+    with av.open(source) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    data[data.index(bytes(packets[number]))] &= ~SHOW_FRAME
+    path.write_bytes(data)
+    return path
+
+
 def decode_all(path: Path, *, size: int) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
-    """Every frame by plain decoding from the beginning: times after the first, and RGB (T,H,W,3)."""
+    """Times after the first, and RGB (T,H,W,3), of every frame, decoded from the beginning."""
     with av.open(path) as container:
         frames = list(container.decode(video=0))
     images = [

@@ -200,96 +200,19 @@ def test_the_end_status_says_how_the_block_ended(home, error, status):
     assert history(home / "a", "train/loss") == [(1, 1.0)]
 
 
-def test_a_run_ends_only_once(home):
-    tracker = start(home / "a")
-    tracker.close("FAILED")
-    tracker.close("FINISHED")
-
-    assert read_run(home / "a").info.status == "FAILED"
-
-
-STUCK = """
-import ctypes, sys
-from pathlib import Path
-from fla.run_folder import open_run_folder
-from fla.tracking import open_tracker
-
-tracker = open_tracker(
-    run_folder=open_run_folder(Path(sys.argv[1])), uri="", experiment="e", run_name="r",
-    pipeline="p", params={}, tags={},
-)
-tracker.log({"train/loss": 1.0}, step=1)
-print("stuck", flush=True)
-# In C, without Python's lock, and deaf to signals, like a collective that waits for a dead rank.
-mutex, libc = ctypes.create_string_buffer(128), ctypes.CDLL(None)
-libc.pthread_mutex_lock(mutex)
-libc.pthread_mutex_lock(mutex)
-"""
-
-
-def test_sigterm_ends_a_stuck_process_and_leaves_its_run_killed(tmp_path):
-    folder = tmp_path / "a"
-    process = subprocess.Popen(
-        [sys.executable, "-c", STUCK, folder],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        wait_for(folder / "mlflow_run.json")
-        process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=20)
-    finally:
-        process.kill()
-
-    assert process.returncode == 143
-    run = read_run(folder)
-    assert run.info.status == "KILLED"
-    assert history(folder, "train/loss") == [(1, 1.0)]
-    parent = client(tmp_path).get_run(run.data.tags["mlflow.parentRunId"])
-    assert parent.info.status == "KILLED"
-    # Nor does MLflow write pages about the tables that it makes.
-    assert errors == ""
-
-
-FORK = """
-import multiprocessing, sys, time
-from fla.sigterm import SigtermWatch
-
-watch = SigtermWatch(lambda: print("parent was told", flush=True))
-child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
-child.start()
-time.sleep(0.2)
-child.terminate()
-child.join(10)
-time.sleep(0.2)
-print("child", child.exitcode)
-"""
-
-
-def test_a_forked_child_can_be_terminated_alone():
-    done = subprocess.run(
-        [sys.executable, "-c", FORK], capture_output=True, text=True, timeout=60, check=True
-    )
-
-    assert done.stdout == "child -15\n"
-
-
-def test_sigterm_has_its_usual_meaning_after_the_end(home):
+def test_the_end_gives_sigterm_back(home):
     with start(home / "a"):
         assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
 
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_a_handler_of_someone_else_stays(home):
-    def own(number: int, frame: object) -> None: ...
+def test_a_run_ends_only_once(home):
+    tracker = start(home / "a")
+    tracker.close("FAILED")
+    tracker.close("FINISHED")
 
-    signal.signal(signal.SIGTERM, own)
-    try:
-        with start(home / "a"):
-            assert signal.getsignal(signal.SIGTERM) is own
-        assert signal.getsignal(signal.SIGTERM) is own
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    assert read_run(home / "a").info.status == "FAILED"
 
 
 def test_a_resumed_run_goes_on_in_the_same_run_from_its_step(home):

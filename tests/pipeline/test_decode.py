@@ -2,15 +2,30 @@
 
 import io
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
-from fla.data.decode import copy_range, in_range, probe_video, read_format, read_frames
+from fla.data.decode import (
+    EncodedRange,
+    copy_range,
+    in_range,
+    probe_video,
+    read_format,
+    read_frames,
+)
 from fla.errors import DataError
-from tests.helpers.videos import decode_all, hide_first_frames, read_number, write_video
+from tests.helpers.videos import (
+    decode_all,
+    hide_first_frames,
+    hide_last_frames,
+    hide_picture,
+    read_number,
+    write_video,
+)
 
 NUM_FRAMES = 100
 # From rare to frequent and back, and nothing on a round number.
@@ -40,6 +55,10 @@ def write_edit_list(folder: Path) -> Path:
     return hide_first_frames(write_h264(folder), folder / "hidden.mp4", num_hidden=13)
 
 
+def write_shortened(folder: Path) -> Path:
+    return hide_last_frames(write_h264(folder), folder / "shortened.mp4", shown_s=4.6)
+
+
 def write_open_gop(folder: Path) -> Path:
     return write_video(folder / "open.mp4", num_frames=NUM_FRAMES, options=OPEN_GOP)
 
@@ -62,6 +81,7 @@ WRITERS = [
     write_late_start_mp4,
     write_varying_rate,
     write_edit_list,
+    write_shortened,
     write_open_gop,
     write_transport_stream,
     write_vp9,
@@ -123,7 +143,7 @@ def test_a_copied_range_decodes_to_the_frames_of_a_full_decode(video: Path):
 
     for start_s, end_s in ranges(times):
         inside = np.flatnonzero((times >= start_s) & (times < end_s))
-        copied = copy_range(video, start_s=start_s, end_s=end_s)
+        copied = copy_range(video, start_s=start_s, end_s=end_s, num_frames=len(inside))
         with av.open(io.BytesIO(copied.data.tobytes())) as container:
             decoded = [
                 frame.reformat(40, 40, "rgb24", interpolation="BILINEAR").to_ndarray()
@@ -135,7 +155,7 @@ def test_a_copied_range_decodes_to_the_frames_of_a_full_decode(video: Path):
 
 
 def test_a_copied_range_is_a_small_part_of_the_recording(h264: Path):
-    copied = copy_range(h264, start_s=4.2, end_s=4.8)
+    copied = copy_range(h264, start_s=4.2, end_s=4.8, num_frames=9)
 
     assert copied.data.nbytes < h264.stat().st_size / 2
     assert copied.first_frame < 10
@@ -146,10 +166,13 @@ def test_the_fixtures_are_what_they_are_meant_to_be(h264: Path, tmp_path: Path):
 
     with av.open(h264) as container:
         pts = [packet.pts for packet in container.demux(video=0) if packet.size]
+    with av.open(write_open_gop(tmp_path)) as container:
+        follow_key = [packet for packet in container.demux(video=0) if packet.size]
     with av.open(hidden) as container:
         discarded = [packet.is_discard for packet in container.demux(video=0) if packet.size]
 
     assert pts != sorted(pts), "no B-frames"
+    assert any(a.is_keyframe and b.pts < a.pts for a, b in pairwise(follow_key)), "closed GOPs"
     assert sum(discarded) == 13
     assert len(np.unique(np.diff(VARYING_MS))) > 5
 
@@ -194,17 +217,19 @@ def read_clip(path: Path, *, num_frames: int = 15) -> np.ndarray:
     )
 
 
-def test_another_number_of_frames_than_the_manifest_says_is_an_error(h264: Path):
-    with pytest.raises(DataError, match=r"h264\.mp4, 5\.000 s to 6\.000 s: .* 15 frames, .* 16;"):
-        read_clip(h264, num_frames=16)
+def copy_clip(path: Path, *, num_frames: int = 15) -> EncodedRange:
+    return copy_range(path, start_s=5.0, end_s=6.0, num_frames=num_frames)
 
 
-def test_a_range_without_frames_cannot_be_copied(h264: Path):
-    with pytest.raises(DataError, match=r"h264\.mp4, 50\.000 s to 60\.000 s: .* holds no frame"):
-        copy_range(h264, start_s=50.0, end_s=60.0)
+@pytest.mark.parametrize("read", [read_clip, copy_clip])
+def test_another_number_of_frames_than_the_manifest_says_is_an_error(
+    read: Callable[..., object], h264: Path
+):
+    with pytest.raises(DataError, match=r"h264\.mp4, 5\.000 s to 6\.000 s: .* 15 frames, .* 16\."):
+        read(h264, num_frames=16)
 
 
-@pytest.mark.parametrize("read", [probe_video, read_format, read_clip])
+@pytest.mark.parametrize("read", [probe_video, read_format, read_clip, copy_clip])
 def test_what_is_no_video_ends_with_a_sentence_that_names_it(
     read: Callable[[Path], object], tmp_path: Path
 ):
@@ -233,6 +258,14 @@ def test_damage_inside_a_recording_ends_with_a_sentence(h264: Path, tmp_path: Pa
 
     with pytest.raises(DataError, match=r"damaged\.mp4.* does not decode"):
         read_clip(damaged)
+
+
+def test_a_picture_that_the_decoder_drops_ends_with_a_sentence(tmp_path: Path):
+    # Frame 83 is number 8 of the range, one of those that are wanted.
+    path = hide_picture(write_vp9(tmp_path), tmp_path / "gap.webm", number=83)
+
+    with pytest.raises(DataError, match=r"gap\.webm, 5\.000 s to 6\.000 s: frame 8 of the range"):
+        read_clip(path)
 
 
 def test_a_recording_cut_short_ends_with_a_sentence(tmp_path: Path):

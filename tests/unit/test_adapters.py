@@ -1,10 +1,10 @@
 import torch
 
-from fla.models.adapters import LLMAdapter, VLAdapter
+from fla.models.adapters import Adapter
 
 
 def test_an_adapter_is_an_mlp_with_one_hidden_relu_layer():
-    adapter = VLAdapter(in_width=6, out_width=4)
+    adapter = Adapter(in_width=6, out_width=4)
     features = torch.randn(5, 6)
 
     embeddings = adapter(features)
@@ -17,4 +17,4 @@ def test_an_adapter_is_an_mlp_with_one_hidden_relu_layer():
 def test_features_of_a_frozen_encoder_fit_an_adapter_of_another_type():
     features = torch.randn(5, 6, dtype=torch.bfloat16)
 
-    assert LLMAdapter(in_width=6, out_width=4)(features).dtype == torch.float32
+    assert Adapter(in_width=6, out_width=4)(features).dtype == torch.float32

@@ -34,7 +34,7 @@ LAYERS = (
     {"checkpoint", "engine", "export", "journal", "optim", "sender", "split", "tracking"},
     {"evaluate", "run", "train"},
     {"assembly"},
-    {"decoding", "pretrain", "stage1", "stage2"},
+    {"decoding", "pretrain", "stage1", "stage2", "translate"},
 )
 SIBLINGS = LAYERS[2]
 

@@ -21,20 +21,6 @@ def test_a_frame_becomes_512_numbers():
     assert features.shape == (3, 512)
 
 
-def test_kernels_lie_channels_last_in_memory():
-    kernel = build_backbone().layer1[0].conv1.weight
-
-    assert kernel.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_random_weights_are_announced(caplog: pytest.LogCaptureFixture):
-    with caplog.at_level("INFO"):
-        build_backbone()
-
-    assert "random weights" in caplog.text
-
-
-@pytest.mark.parametrize("name", ["resnet18.pth", "resnet18.safetensors"])
 def test_weights_of_a_file_are_used(tmp_path: Path, imagenet: dict[str, torch.Tensor], name: str):
     path = tmp_path / name
     if path.suffix == ".pth":

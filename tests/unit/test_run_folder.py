@@ -105,6 +105,18 @@ def test_saving_a_step_again_removes_the_shards_of_the_first_time(run):
     assert names(folder) == []
 
 
+def test_going_back_to_an_old_step_moves_the_later_checkpoints_aside(run):
+    for step in (1, 3, 4):
+        save(run, step)
+
+    mark_complete(clear_checkpoint(run, 2))
+    prune_checkpoints(run, keep_newest=1)
+
+    assert names(run.checkpoints) == ["step_0000002"]
+    (before,) = run.path.glob("before_*")
+    assert names(before / "checkpoints") == ["step_0000003", "step_0000004"]
+
+
 def test_retention_keeps_the_best_and_the_newest(run):
     for step in (1, 2, 3, 4, 5):
         save(run, step)
@@ -186,7 +198,8 @@ def test_a_fresh_start_in_a_new_folder_moves_nothing(run):
 def test_decodes_come_back_as_they_were(run):
     rows = [
         DecodedRow("-a1", "a tab\there", 'he said "no"'),
-        DecodedRow("#b", "", "two\nlines\r\nand\ra return"),
+        DecodedRow("#b", "", "two\nlines\r\nand"),
+        DecodedRow("d", "", "a\rreturn"),
         DecodedRow("c", "  spaces  ", "¿qué? … 天"),
     ]
     path = run.decodes_tsv("step_0002000", "dev")

@@ -2,16 +2,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from fla.batch import Batch, pad_labels
+from fla.batch import Batch, TextBatch, pad_labels
 from fla.losses import LossSum
 from fla.models import stages
-from fla.models.adapters import LLMAdapter, VLAdapter
+from fla.models.adapters import Adapter
 from fla.models.stages import (
     DenoisingModel,
     FrozenEncoder,
     Stage1Model,
     Stage2Model,
-    TextBatch,
     pad_clips,
 )
 from fla.models.translator import Translator, build_light_t, build_small_mbart
@@ -51,14 +50,14 @@ def stage1(encoder: VisualEncoder) -> Stage1Model:
         eos_id=EOS_ID,
         language_id=LANGUAGE_ID,
     )
-    adapter = VLAdapter(in_width=24, out_width=256)
+    adapter = Adapter(in_width=24, out_width=256)
     return Stage1Model(encoder, adapter, light_t, label_smoothing=0.2, language_id=LANGUAGE_ID)
 
 
 @pytest.fixture
 def stage2() -> Stage2Model:
     torch.manual_seed(0)
-    adapter = LLMAdapter(in_width=24, out_width=16)
+    adapter = Adapter(in_width=24, out_width=16)
     return Stage2Model(adapter, small_mbart(), label_smoothing=0.2, language_id=LANGUAGE_ID)
 
 

@@ -138,6 +138,24 @@ def tiny_mbart() -> dict[str, object]:
     }
 
 
+@pytest.mark.parametrize("size", ["tiny", "base"])
+def test_light_t_starts_with_signals_that_keep_their_size(size: LightTSize):
+    torch.manual_seed(0)
+    layer = light_t(size).model.encoder.layers[0]
+    x = torch.randn(100, layer.embed_dim)
+
+    # Xavier: the variance of a square layer's output is that of its input.
+    assert layer.self_attn.v_proj(x).std().item() == pytest.approx(1.0, abs=0.05)
+
+
+def test_words_do_not_drown_positions_at_the_start():
+    model = light_t("base").model
+
+    words = model.decoder.embed_tokens(torch.arange(5, VOCAB_SIZE)).std()
+
+    assert words.item() == pytest.approx(model.decoder.embed_positions.weight.std().item(), rel=0.1)
+
+
 def test_predictions_see_the_language_first_and_no_later_token(mbart: Translator):
     inputs, mask = embeds(1, 5, 16)
     labels = torch.tensor([[5, 6, 7, EOS_ID, LANGUAGE_ID]])

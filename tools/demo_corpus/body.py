@@ -51,23 +51,23 @@ class Camera:
     """Standard deviation in gray levels."""
 
 
+# Every skin is lighter than every shirt and wall: sign language is filmed for contrast.
 SIGNERS = (
     Signer((241, 200, 170), (90, 60, 35), (30, 40, 75), 1.00, 1.00, 1.00),
-    Signer((120, 78, 52), (25, 20, 18), (225, 222, 212), 1.05, 1.05, 0.97),
-    Signer((228, 178, 140), (35, 28, 25), (20, 75, 60), 0.95, 0.98, 1.05),
-    Signer((250, 215, 190), (190, 140, 70), (95, 25, 40), 0.97, 0.95, 1.00),
-    Signer((92, 60, 42), (15, 12, 12), (240, 205, 90), 1.02, 1.05, 1.00),
-    Signer((205, 150, 110), (60, 40, 30), (35, 35, 40), 1.04, 1.08, 0.95),
-    Signer((236, 190, 155), (150, 150, 150), (45, 65, 45), 1.00, 1.02, 1.02, left_handed=True),
-    Signer((145, 98, 68), (30, 25, 25), (215, 230, 240), 0.96, 0.96, 1.04),
+    Signer((170, 118, 84), (25, 20, 18), (35, 35, 40), 1.05, 1.05, 0.97),
+    Signer((228, 178, 140), (35, 28, 25), (20, 60, 50), 0.95, 0.98, 1.05),
+    Signer((250, 215, 190), (150, 110, 60), (75, 22, 35), 0.97, 0.95, 1.00),
+    Signer((150, 102, 72), (15, 12, 12), (28, 28, 60), 1.02, 1.05, 1.00),
+    Signer((205, 150, 110), (60, 40, 30), (25, 45, 50), 1.04, 1.08, 0.95),
+    Signer((236, 190, 155), (120, 120, 120), (45, 45, 45), 1.00, 1.02, 1.02, left_handed=True),
+    Signer((185, 130, 95), (30, 25, 25), (60, 30, 60), 0.96, 0.96, 1.04),
 )
-# Top and bottom of the wall behind the signer; none is near a skin.
+# Top and bottom of the wall behind the signer.
 BACKGROUNDS: tuple[tuple[Color, Color], ...] = (
-    ((60, 120, 80), (45, 95, 65)),
-    ((70, 100, 150), (50, 80, 125)),
-    ((105, 125, 140), (85, 100, 115)),
-    ((55, 70, 110), (40, 50, 85)),
-    ((85, 130, 135), (60, 100, 110)),
+    ((45, 80, 62), (35, 62, 50)),
+    ((50, 68, 100), (38, 52, 80)),
+    ((72, 80, 88), (55, 62, 70)),
+    ((70, 62, 85), (52, 46, 66)),
 )
 
 
@@ -92,7 +92,10 @@ def bend(shoulder: tuple[float, float], wrist: tuple[float, float], bone: float,
     height = math.sqrt(bone * bone - reach * reach / 4)
     mid_x, mid_y = shoulder[0] + ux * reach / 2, shoulder[1] + uy * reach / 2
     # Of the two solutions take the lower one; when they are level, the outer one.
-    options = ((mid_x - uy * height, mid_y + ux * height), (mid_x + uy * height, mid_y - ux * height))
+    options = (
+        (mid_x - uy * height, mid_y + ux * height),
+        (mid_x + uy * height, mid_y - ux * height),
+    )
     elbow = max(options, key=lambda point: point[1] + 0.5 * side * point[0])
     return elbow, (shoulder[0] + ux * reach, shoulder[1] + uy * reach)
 
@@ -100,9 +103,7 @@ def bend(shoulder: tuple[float, float], wrist: tuple[float, float], bone: float,
 class Stage:
     """One signer in front of one camera and wall, ready to be drawn in any pose."""
 
-    def __init__(
-        self, *, signer: Signer, camera: Camera, background: int, size_px: int
-    ) -> None:
+    def __init__(self, *, signer: Signer, camera: Camera, background: int, size_px: int) -> None:
         self.signer = signer
         self.camera = camera
         self.canvas_px = 2 * size_px
@@ -131,7 +132,9 @@ class Stage:
     def _px(self, length: float) -> float:
         return self.canvas_px * self.camera.zoom * length
 
-    def _disc(self, pen: ImageDraw.ImageDraw, at: tuple[float, float], r: float, fill: Color) -> None:
+    def _disc(
+        self, pen: ImageDraw.ImageDraw, at: tuple[float, float], r: float, fill: Color
+    ) -> None:
         pen.ellipse((at[0] - r, at[1] - r, at[0] + r, at[1] + r), fill=fill)
 
     def _lit(self, color: Color) -> Color:
@@ -147,9 +150,18 @@ class Stage:
         shirt = self._lit(self.signer.shirt)
         neck = self._px(0.05)
         x, y = self._at(0.0, 0.36)
-        pen.rectangle((x - neck, y - neck, x + neck, y + 2 * neck),
-                      fill=self._lit(darker(self.signer.skin, 0.8)))
-        torso = ((-0.06, 0.41), (0.06, 0.41), (0.19, 0.46), (0.17, 1.2), (-0.17, 1.2), (-0.19, 0.46))
+        pen.rectangle(
+            (x - neck, y - neck, x + neck, y + 2 * neck),
+            fill=self._lit(darker(self.signer.skin, 0.8)),
+        )
+        torso = (
+            (-0.06, 0.41),
+            (0.06, 0.41),
+            (0.19, 0.46),
+            (0.17, 1.2),
+            (-0.17, 1.2),
+            (-0.19, 0.46),
+        )
         pen.polygon([self._at(*point) for point in torso], fill=shirt)
         return image
 
@@ -158,18 +170,27 @@ class Stage:
         turn = float(pose[HEAD])
         x, y = self._at(HEAD_CENTER[0] + 0.02 * turn, HEAD_CENTER[1])
         r = self._px(0.105 * look.head)
-        pen.ellipse((x - 1.08 * r, y - 1.35 * r, x + 1.08 * r, y + 0.7 * r), fill=self._lit(look.hair))
-        pen.ellipse((x - 0.9 * r, y - 1.05 * r, x + 0.9 * r, y + 1.2 * r), fill=self._lit(look.skin))
+        pen.ellipse(
+            (x - 1.08 * r, y - 1.35 * r, x + 1.08 * r, y + 0.7 * r), fill=self._lit(look.hair)
+        )
+        pen.ellipse(
+            (x - 0.9 * r, y - 1.05 * r, x + 0.9 * r, y + 1.2 * r), fill=self._lit(look.skin)
+        )
         x -= self.mirror * -0.35 * r * turn
         ink = (25, 20, 25)
         brow = 0.42 + 0.28 * float(pose[BROWS])
         for eye in (-0.38, 0.38):
             self._disc(pen, (x + eye * r, y - 0.05 * r), 0.13 * r, ink)
-            pen.line((x + (eye - 0.2) * r, y - brow * r, x + (eye + 0.2) * r, y - brow * r),
-                     fill=ink, width=max(1, round(0.11 * r)))
+            pen.line(
+                (x + (eye - 0.2) * r, y - brow * r, x + (eye + 0.2) * r, y - brow * r),
+                fill=ink,
+                width=max(1, round(0.11 * r)),
+            )
         gape = (0.08 + 0.22 * float(pose[MOUTH])) * r
-        pen.ellipse((x - 0.3 * r, y + 0.6 * r - gape, x + 0.3 * r, y + 0.6 * r + gape),
-                    fill=self._lit((150, 50, 55)))
+        pen.ellipse(
+            (x - 0.3 * r, y + 0.6 * r - gape, x + 0.3 * r, y + 0.6 * r + gape),
+            fill=self._lit((150, 50, 55)),
+        )
 
     def _draw_arm(
         self, pen: ImageDraw.ImageDraw, hand: list[float], side: float, lean: float
@@ -212,8 +233,10 @@ class Stage:
                 point[0] * math.cos(fan) + across[0] * math.sin(fan),
                 point[1] * math.cos(fan) + across[1] * math.sin(fan),
             )
-            start = (palm[0] + size * (across[0] * root + (0.03 if i else 0) * point[0]),
-                     palm[1] + size * (across[1] * root + (0.03 if i else 0) * point[1]))
+            start = (
+                palm[0] + size * (across[0] * root + (0.03 if i else 0) * point[0]),
+                palm[1] + size * (across[1] * root + (0.03 if i else 0) * point[1]),
+            )
             reach = size * stretched * (FINGER if i else 0.095)
             end = (start[0] + along[0] * reach, start[1] + along[1] * reach)
             strokes.append((self._at(*start), self._at(*end)))

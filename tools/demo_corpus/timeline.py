@@ -113,7 +113,9 @@ def build_timeline(
 
 def poses_at(timeline: Timeline, times_s: NDArray[np.float64]) -> NDArray[np.float64]:
     """Poses at the given moments, `(F, POSE_WIDTH)`: slow out of a key pose, slow into the next."""
-    after = np.clip(np.searchsorted(timeline.times_s, times_s, "right"), 1, len(timeline.times_s) - 1)
+    after = np.clip(
+        np.searchsorted(timeline.times_s, times_s, "right"), 1, len(timeline.times_s) - 1
+    )
     begin, end = timeline.times_s[after - 1], timeline.times_s[after]
     share = np.clip((times_s - begin) / np.maximum(end - begin, 1e-6), 0.0, 1.0)
     eased = (share * share * (3 - 2 * share))[:, None]

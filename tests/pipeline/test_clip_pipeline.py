@@ -1,0 +1,207 @@
+"""The DALI graph gives the same frames whoever decodes them, packed and normalized."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fla.data.decode import in_range, probe_video, read_frames
+from fla.data.pipeline import IMAGENET_MEAN, IMAGENET_STD, ClipPipeline, ClipRequest
+from fla.data.sampling import centre_warp
+from fla.errors import DataError
+from tests.helpers.videos import read_number, write_video
+
+RESIZE_PX, CROP_PX = 64, 48
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    write_video(folder / "h264.mp4", num_frames=90)
+    write_video(folder / "vp9.webm", num_frames=90, codec="libvpx-vp9")
+    write_video(folder / "mjpeg.avi", num_frames=90, codec="mjpeg")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clips() -> Iterator[ClipPipeline]:
+    pipeline = open_pipeline()
+    yield pipeline
+    pipeline.close()
+
+
+def open_pipeline(*, max_clips: int = 4) -> ClipPipeline:
+    return ClipPipeline(
+        decode_device="cpu",
+        dali_device_id=None,
+        resize_px=RESIZE_PX,
+        crop_px=CROP_PX,
+        max_clips=max_clips,
+        num_threads=2,
+    )
+
+
+def clip(
+    path: Path,
+    *,
+    start_s: float = 2.0,
+    end_s: float = 4.0,
+    stride: int = 4,
+    warp: np.ndarray | None = None,
+) -> ClipRequest:
+    inside = in_range(probe_video(path).frame_times, start_s, end_s)
+    return ClipRequest(
+        sample_id=f"sample-{path.stem}",
+        path=path,
+        start_s=start_s,
+        end_s=end_s,
+        num_frames=int(inside.sum()),
+        frame_numbers=np.arange(1, inside.sum(), stride, dtype=np.int32),
+        warp=centre_warp(resize_px=RESIZE_PX, crop_px=CROP_PX) if warp is None else warp,
+    )
+
+
+def software_frames(request: ClipRequest) -> np.ndarray:
+    return read_frames(
+        request.path,
+        start_s=request.start_s,
+        end_s=request.end_s,
+        num_frames=request.num_frames,
+        frame_numbers=request.frame_numbers,
+        height=RESIZE_PX,
+        width=RESIZE_PX,
+    )
+
+
+def to_levels(frames: torch.Tensor) -> torch.Tensor:
+    """Undo the normalization: (R, 3, X, X) to levels from 0 to 255, (R, X, X, 3)."""
+    return frames.permute(0, 2, 3, 1) * torch.tensor(IMAGENET_STD) + torch.tensor(IMAGENET_MEAN)
+
+
+def test_centre_warp_is_an_exact_crop_of_the_decoded_frames(clips: ClipPipeline, folder: Path):
+    request = clip(folder / "h264.mp4")
+
+    frames, _ = clips.run([request])
+
+    margin = (RESIZE_PX - CROP_PX) // 2
+    crop = software_frames(request)[:, margin:-margin, margin:-margin]
+    torch.testing.assert_close(to_levels(frames), torch.from_numpy(crop).float(), atol=1e-3, rtol=0)
+
+
+def test_warp_moves_the_crop_by_its_translation(clips: ClipPipeline, folder: Path):
+    warp = np.array([[1, 0, 11], [0, 1, 3]], np.float32)
+    request = clip(folder / "h264.mp4", warp=warp)
+
+    frames, _ = clips.run([request])
+
+    crop = software_frames(request)[:, 3 : 3 + CROP_PX, 11 : 11 + CROP_PX]
+    torch.testing.assert_close(to_levels(frames), torch.from_numpy(crop).float(), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["vp9.webm", "mjpeg.avi"])
+def test_dalis_decoder_gives_the_frames_of_the_software_decoder(
+    name: str, clips: ClipPipeline, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    request = clip(folder / name)
+    by_dali, _ = clips.run([request])
+
+    monkeypatch.setattr("fla.data.pipeline.DALI_CODECS", {"cpu": frozenset()})
+    by_software, _ = clips.run([request])
+
+    difference = (to_levels(by_dali) - to_levels(by_software)).abs()
+    assert 0 < difference.mean() < 3, "0: both were decoded in software"
+
+
+@pytest.mark.parametrize("name", ["h264.mp4", "vp9.webm", "mjpeg.avi"])
+def test_frames_are_the_requested_ones(name: str, clips: ClipPipeline, folder: Path):
+    whole = np.array([[64 / 48, 0, 0], [0, 64 / 48, 0]], np.float32)
+
+    frames, _ = clips.run([clip(folder / name, stride=5, warp=whole)])
+
+    # 15 frames a second: second 2 begins with frame 30, and the request with the one after it.
+    assert [read_number(frame.numpy()) for frame in to_levels(frames)] == [31, 36, 41, 46, 51, 56]
+
+
+def test_clips_of_any_codec_and_length_share_a_batch(clips: ClipPipeline, folder: Path):
+    requests = [
+        clip(folder / "h264.mp4"),
+        clip(folder / "vp9.webm", end_s=3.0),
+        clip(folder / "mjpeg.avi", start_s=0.0, end_s=5.0, stride=7),
+    ]
+    alone = [clips.run([request])[0] for request in requests]
+
+    frames, lengths = clips.run(requests)
+
+    assert lengths.tolist() == [8, 4, 11]
+    assert lengths.dtype == torch.int64
+    torch.testing.assert_close(frames, torch.cat(alone), atol=0, rtol=0)
+
+
+def test_frames_are_channels_last_in_memory(clips: ClipPipeline, folder: Path):
+    frames, lengths = clips.run([clip(folder / "h264.mp4"), clip(folder / "vp9.webm")])
+
+    assert frames.shape == (lengths.sum(), 3, CROP_PX, CROP_PX)
+    assert frames.dtype == torch.float32
+    assert frames.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_frames_stay_what_they_are_while_later_clips_are_decoded(clips: ClipPipeline, folder: Path):
+    frames, _ = clips.run([clip(folder / "h264.mp4")])
+    before = frames.clone()
+
+    for _ in range(3):
+        clips.run([clip(folder / "vp9.webm")] * 4)
+
+    torch.testing.assert_close(frames, before, atol=0, rtol=0)
+
+
+def damage_after_header(source: Path, path: Path) -> Path:
+    data = bytearray(source.read_bytes())
+    damaged = slice(len(data) // 4, len(data) * 9 // 10)
+    noise = np.random.default_rng(0).integers(256, size=len(data[damaged]), dtype=np.uint8)
+    data[damaged] = noise.tobytes()
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("name", ["h264.mp4", "vp9.webm"])
+def test_a_bad_clip_is_named_and_later_batches_decode(name: str, folder: Path, tmp_path: Path):
+    good = clip(folder / name)
+    path = damage_after_header(good.path, tmp_path / name)
+    bad = replace(good, path=path, sample_id="broken-7")
+    clips = open_pipeline()
+    expected, _ = clips.run([good])
+
+    with pytest.raises(
+        DataError, match=rf"broken-7: {path}.*\. (Replace the file|Import the data)"
+    ):
+        clips.run([good, bad, good])
+    frames, _ = clips.run([good])
+    clips.close()
+
+    torch.testing.assert_close(frames, expected, atol=0, rtol=0)
+
+
+def test_a_clip_that_only_dali_finds_broken_is_named(folder: Path, tmp_path: Path):
+    good = clip(folder / "mjpeg.avi")
+    path = tmp_path / "bad.avi"
+    data = good.path.read_bytes()
+    first, second = (find_picture(data, place) for place in (len(data) // 2, len(data) // 2 + 4000))
+    path.write_bytes(data[:first] + bytes(second - first) + data[second:])
+    bad = clip(path, start_s=0.0, end_s=6.0, stride=1)
+    clips = open_pipeline()
+
+    with pytest.raises(DataError, match=r"sample-bad: .*bad\.avi, 0\.000 s to 6\.000 s does not"):
+        clips.run([good, bad])
+    frames, _ = clips.run([good])
+    clips.close()
+
+    assert len(frames) == len(good.frame_numbers)
+
+
+def find_picture(data: bytes, place: int) -> int:
+    """Where the next JPEG's own data begin, behind the container's mark."""
+    return data.index(b"\xff\xd8\xff", place)

@@ -1,0 +1,103 @@
+"""The whole way on the demo corpus: corpus, both stages, scores, one video translated.
+
+python tools/run_demo.py, or `make demo`. Every step is one command that is printed and that works
+on its own; a step whose result is there already is not run again.
+"""
+
+import csv
+import json
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+DATA = Path("data/demo")
+MANIFESTS = DATA / "manifests"
+RUNS = Path("runs/demo")
+NUM_RANKS = 2
+NUM_SAMPLES_SHOWN = 3
+
+
+def free_port() -> int:
+    """A port that nobody listens on, for the ranks to meet at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def python(*words: str) -> list[str]:
+    """A command of this Python."""
+    return [sys.executable, *words]
+
+
+def deepspeed(*words: str) -> list[str]:
+    """A command of the launcher that was installed with this Python."""
+    launcher = Path(sys.executable).with_name("deepspeed")
+    ranks = ["--num_gpus", str(NUM_RANKS), "--master_port", str(free_port())]
+    return [str(launcher), *ranks, *words]
+
+
+def run(title: str, command: list[str]) -> None:
+    """Run one step; end the demo with its exit code where it fails."""
+    shown = " ".join([Path(command[0]).name, *command[1:]])
+    print(f"\n== {title}\n$ {shown}", flush=True)
+    start_s = time.monotonic()
+    done = subprocess.run(command, check=False)
+    if done.returncode != 0:
+        sys.exit(done.returncode)
+    print(f"   {time.monotonic() - start_s:.0f} s", flush=True)
+
+
+def train_and_score() -> None:
+    """Run every step whose result is missing."""
+    if not (MANIFESTS / "report.json").is_file():
+        run("Draw and film the corpus", python("tools/make_demo_corpus.py", str(DATA)))
+        run("Import it", python("tools/import_how2sign.py", str(DATA), str(MANIFESTS)))
+    run("Pretrain a small mBART on text", deepspeed("tools/pretrain_mbart.py"))
+    for stage in ("stage1", "stage2"):
+        run(f"Train {stage}", deepspeed(f"launchers/{stage}.py"))
+        decode = deepspeed("launchers/decode.py", f"export_dir={RUNS / stage / 'export'}")
+        run(f"Translate and score the test split with {stage}", decode)
+
+
+def read_rows(stage: str) -> list[dict[str, str]]:
+    """The test split as a stage translated it."""
+    path = RUNS / stage / "decodes" / "export.test.tsv"
+    with path.open(encoding="utf-8", newline="") as file:
+        next(file)
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def print_summary() -> None:
+    """Print scores, sample translations, folders, and how to open MLflow."""
+    print("\n== Scores on the test split")
+    names = ("bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "chrf2")
+    print("        " + "".join(f"{name:>9}" for name in names))
+    for stage in ("stage1", "stage2"):
+        scores = json.loads((RUNS / stage / "scores.json").read_text(encoding="utf-8"))["test"]
+        print(f"{stage:8}" + "".join(f"{scores[name]:9.2f}" for name in names))
+    print(f"{scores['num_sentences']} sentences; {scores['signature']}")
+    print("\n== Sample translations of stage 2")
+    for row in read_rows("stage2")[:NUM_SAMPLES_SHOWN]:
+        print(f"{row['id']}\n  reference   {row['reference']}\n  hypothesis  {row['hypothesis']}")
+    print(f"\nRun folders: {RUNS}/mbart {RUNS}/stage1 {RUNS}/stage2")
+    store = f"sqlite:///{(RUNS / 'mlflow.db').absolute()}"
+    print(f"Compare the runs: .venv/bin/mlflow server --backend-store-uri {store}")
+    print("and open http://127.0.0.1:5000, experiment demo, view 'Model training'.")
+
+
+def main() -> None:
+    start_s = time.monotonic()
+    train_and_score()
+    video = sorted((DATA / "video_level" / "test").rglob("*.mp4"))[0]
+    print_summary()
+    translate = python(
+        "tools/translate.py", str(video), "--model", str(RUNS / "stage2" / "export"), "--end-s", "3"
+    )
+    run("Translate the first 3 seconds of a recording", translate)
+    print(f"\nThe demo took {(time.monotonic() - start_s) / 60:.1f} minutes.")
+
+
+if __name__ == "__main__":
+    main()
