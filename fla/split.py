@@ -1,11 +1,17 @@
 """A split ready for training or decoding: its samples, where their videos are, and their tokens."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from fla.data.decode import read_duration_s
 from fla.data.manifest import Sample, check_manifest, deal_videos_at_random, read_manifest
+from fla.errors import DataError
 from fla.text.codec import TextCodec
+
+# What a header may round off, in seconds.
+SLACK_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +61,7 @@ def read_split(
     manifest = read_manifest(path, video_root=video_root)
     check_manifest(manifest)
     samples = manifest.samples
+    _check_ranges(path, samples, manifest.root)
     if shuffle_videos:
         samples = deal_videos_at_random(samples, seed=seed)
     return Split(
@@ -65,3 +72,19 @@ def read_split(
         manifest=path,
         manifest_sha256=manifest.sha256,
     )
+
+
+def _check_ranges(manifest: Path, samples: Sequence[Sample], root: Path) -> None:
+    """Open every recording once, before any GPU is taken; reading its frames would take hours."""
+    videos = sorted({sample.video for sample in samples})
+    with ThreadPoolExecutor(8) as pool:
+        durations = dict(
+            zip(videos, pool.map(lambda v: read_duration_s(root / v), videos), strict=True)
+        )
+    for sample in samples:
+        if sample.end_s > durations[sample.video] + SLACK_S:
+            raise DataError(
+                f"{manifest}: sample {sample.id}: end_s ({sample.end_s:g}) is past the end of "
+                f"{sample.video}, which lasts {durations[sample.video]:g} s. Import the data "
+                "again, or remove the row."
+            )

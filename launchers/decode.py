@@ -15,7 +15,7 @@ DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "demo_decode.yaml"
 
 
 def main() -> None:
-    config = load_config(DecodeConfig, sys.argv[1:], default_recipe=DEFAULT_RECIPE)
+    config = load_config(DecodeConfig, sys.argv[1:], default_recipe=DEFAULT_RECIPE, doc=__doc__)
     check_decode(config)
     # torch takes seconds to import; help and a mistyped key are answered without it.
     from fla.decoding import run_decoding

@@ -15,7 +15,7 @@ DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "demo_stage2.yaml"
 
 
 def main() -> None:
-    config = load_config(Stage2Config, sys.argv[1:], default_recipe=DEFAULT_RECIPE)
+    config = load_config(Stage2Config, sys.argv[1:], default_recipe=DEFAULT_RECIPE, doc=__doc__)
     check_stage2(config)
     # torch takes seconds to import; help and a mistyped key are answered without it.
     from fla.stage2 import run_stage2

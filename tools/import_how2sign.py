@@ -40,10 +40,10 @@ def main() -> int:
     try:
         report = import_how2sign(arguments.source, arguments.output, on_progress=Progress())
     except FlaError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        print(f"{error.filename}: {error.strerror}.", file=sys.stderr)
+        print(f"error: {error.filename}: {error.strerror}.", file=sys.stderr)
         return 1
     print(report.summary())
     print(f"Every dropped row and why: {arguments.output / 'report.txt'}")

@@ -16,7 +16,7 @@ DEFAULT_RECIPE = Path(__file__).parent.parent / "launchers" / "recipes" / "demo_
 
 
 def main() -> None:
-    config = load_config(PretrainConfig, sys.argv[1:], default_recipe=DEFAULT_RECIPE)
+    config = load_config(PretrainConfig, sys.argv[1:], default_recipe=DEFAULT_RECIPE, doc=__doc__)
     check_pretrain(config)
     # torch takes seconds to import; help and a mistyped key are answered without it.
     from fla.pretrain import run_pretraining

@@ -24,7 +24,7 @@ class DataConfig:
     resize_px: int = 256
     """Frames are resized to a square of this many pixels a side."""
     crop_px: int = 224
-    """Side of the square that the encoder sees, in pixels: random place in training, else centre."""
+    """Side of the square that the encoder sees, in pixels: random in training, else centered."""
     augment: bool = True
     """Random crop, rotation, scale and shift in training, one draw a clip."""
     max_rotation_deg: float = 30.0

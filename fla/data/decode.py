@@ -35,6 +35,10 @@ _MAX_REORDER = 16
 _QUICK_OPEN = {"probesize": "32", "analyzeduration": "0"}
 
 
+# An edit list hides some frames that the index counts, but never half of a recording.
+_WHOLE_FRACTION = 0.5
+
+
 @dataclass(frozen=True, kw_only=True)
 class VideoFormat:
     """What decides which decoder can read a recording."""
@@ -88,6 +92,9 @@ def probe_video(path: Path) -> VideoInfo:
         pts = np.sort([_presented_at(packet, path) for packet in packets])
         if not len(pts):
             raise _unreadable(path, "it has no frames")
+        # An index at the front outlives the end of a download; its count includes hidden frames.
+        if len(pts) < stream.frames * _WHOLE_FRACTION:
+            raise _unreadable(path, f"its index has {stream.frames} frames, the file {len(pts)}")
         times = np.asarray((pts - pts[0]) * _seconds_per_tick(stream), dtype=np.float64)
         average_rate = float(stream.average_rate or 0.0)
         return VideoInfo(
@@ -105,6 +112,16 @@ def read_format(path: Path) -> VideoFormat:
     """
     with _open_video(path, options=_QUICK_OPEN) as (_, stream):
         return _format(stream)
+
+
+def read_duration_s(path: Path) -> float:
+    """How long a recording lasts, from its header alone; infinity where that does not say.
+
+    Raises:
+        DataError: The file is missing or is no video.
+    """
+    with _open_video(path, options=_QUICK_OPEN) as (container, _):
+        return float("inf") if container.duration is None else container.duration / av.time_base
 
 
 def in_range(times: NDArray[np.float64], start_s: float, end_s: float) -> NDArray[np.bool_]:
@@ -125,7 +142,7 @@ def read_frames(
     height: int,
     width: int,
 ) -> NDArray[np.uint8]:
-    """Decode chosen frames of a range and scale them while their colour is converted.
+    """Decode chosen frames of a range and scale them while their color is converted.
 
     Args:
         path: The recording.
@@ -147,13 +164,8 @@ def read_frames(
             path, container, stream, start_s=start_s, end_s=end_s, num_frames=num_frames
         )
         chosen = found.in_order[frame_numbers]
-        images: dict[int, NDArray[np.uint8]] = {}
-        reformatter = VideoReformatter()
-        for frame in _decode_chosen(stream, found, set(chosen.tolist())):
-            image = reformatter.reformat(
-                frame, width, height, "rgb24", interpolation=Interpolation.BILINEAR, threads=1
-            )
-            images[frame.pts or 0] = image.to_ndarray().astype(np.uint8, copy=False)
+        frames = _decode_chosen(stream, found, set(chosen.tolist()))
+        images = _convert(frames, height=height, width=width)
     missing = [n for n, c in zip(frame_numbers, chosen, strict=True) if found.pts[c] not in images]
     if missing:
         raise DataError(
@@ -339,6 +351,21 @@ def _decode_chosen(
         context.skip_frame = "NONREF" if skip else "DEFAULT"
         yield from (f for f in context.decode(found.packets[i]) if f.pts in wanted)
     yield from (f for f in context.decode(None) if f.pts in wanted)
+
+
+def _convert(
+    frames: Iterator[av.VideoFrame], *, height: int, width: int
+) -> dict[int, NDArray[np.uint8]]:
+    """Scaled RGB images by time stamp, in the stream's ticks."""
+    # One for the clip: each keeps its tables for the sizes that it saw last.
+    reformatter = VideoReformatter()
+    images: dict[int, NDArray[np.uint8]] = {}
+    for frame in frames:
+        image = reformatter.reformat(
+            frame, width, height, "rgb24", interpolation=Interpolation.BILINEAR, threads=1
+        )
+        images[frame.pts or 0] = image.to_ndarray().astype(np.uint8, copy=False)
+    return images
 
 
 def _as_matroska(stream: VideoStream, packets: list[Packet[VideoStream]]) -> NDArray[np.uint8]:

@@ -21,6 +21,7 @@ def test_a_frame_becomes_512_numbers():
     assert features.shape == (3, 512)
 
 
+@pytest.mark.parametrize("name", ["resnet18.pth", "resnet18.safetensors"])
 def test_weights_of_a_file_are_used(tmp_path: Path, imagenet: dict[str, torch.Tensor], name: str):
     path = tmp_path / name
     if path.suffix == ".pth":
