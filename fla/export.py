@@ -133,9 +133,14 @@ def read_description(folder: Path) -> Description:
             f"{path}: export version {version} is not the version {FORMAT_VERSION} that this "
             "release reads. Export again with this release."
         )
-    content["preprocessing"] = Preprocessing(**content["preprocessing"])
-    content["corpus"] = Corpus(**content["corpus"])
-    return Description(**content)
+    try:
+        content["preprocessing"] = Preprocessing(**content["preprocessing"])
+        content["corpus"] = Corpus(**content["corpus"])
+        return Description(**content)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: the description is not whole ({error}). Export the run again."
+        ) from error
 
 
 def load_visual_encoder(folder: Path) -> tuple[VisualEncoder, Description]:
@@ -151,13 +156,16 @@ def load_visual_encoder(folder: Path) -> tuple[VisualEncoder, Description]:
             "model.encoder_export to the export/ folder of a stage-1 run."
         )
     encoder = build_visual_encoder(**description.encoder, backbone_weights="")
-    with safe_open(folder / WEIGHTS, framework="pt") as file:
-        tensors = {
-            name.removeprefix(ENCODER_PREFIX): file.get_tensor(name)
-            for name in file.keys()  # noqa: SIM118 - safe_open is no mapping
-            if name.startswith(ENCODER_PREFIX)
-        }
-    encoder.load_state_dict(tensors)
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            tensors = {
+                name.removeprefix(ENCODER_PREFIX): file.get_tensor(name)
+                for name in file.keys()  # noqa: SIM118 - safe_open is no mapping
+                if name.startswith(ENCODER_PREFIX)
+            }
+        encoder.load_state_dict(tensors)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise _other_weights(folder / WEIGHTS, error) from error
     return encoder, description
 
 
@@ -280,7 +288,11 @@ def _load_weights(model: nn.Module, folder: Path) -> None:
     try:
         load_model(model, str(path))
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path} does not hold this model's weights ({str(error).splitlines()[0]}). Export "
-            "the run again."
-        ) from error
+        raise _other_weights(path, error) from error
+
+
+def _other_weights(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{path} does not hold this model's weights ({str(error).splitlines()[0]}). Export "
+        "the run again."
+    )

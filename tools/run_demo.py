@@ -35,6 +35,7 @@ def deepspeed(*words: str) -> list[str]:
     """A command of the launcher that was installed with this Python."""
     launcher = Path(sys.executable).with_name("deepspeed")
     ranks = ["--num_gpus", str(NUM_RANKS), "--master_port", str(free_port())]
+    ranks += ["--log_level", "warning"]
     return [str(launcher), *ranks, *words]
 
 

@@ -413,7 +413,7 @@ def test_the_tool_says_what_is_wrong_in_one_sentence(tmp_path: Path):
 
     assert run.returncode == 1
     assert run.stderr == (
-        f"{tmp_path} has no folder sentence_level. Name the folder that holds How2Sign's "
+        f"error: {tmp_path} has no folder sentence_level. Name the folder that holds How2Sign's "
         "sentence_level and video_level.\n"
     )
 
@@ -426,4 +426,4 @@ def test_the_tool_names_an_output_that_cannot_be_written_before_it_reads(
     run = run_tool(str(source), str(tmp_path / "out"))
 
     assert (run.returncode, run.stdout) == (1, "")
-    assert run.stderr == f"{tmp_path}/out: File exists.\n"
+    assert run.stderr == f"error: {tmp_path}/out: File exists.\n"

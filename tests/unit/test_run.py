@@ -1,0 +1,145 @@
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from torch import distributed
+
+from fla.config.load import load_config, save_config
+from fla.config.schema import Stage1Config
+from fla.errors import CheckpointError, ConfigError
+from fla.run import changed_keys, is_finished, open_run
+from fla.run_folder import mark_complete, open_run_folder
+from fla.runtime import Runtime, join_process_group
+
+RUNTIME = Runtime(
+    device="cpu",
+    rank=1,
+    local_rank=1,
+    world_size=2,
+    dali_device_id=None,
+    decode_device="cpu",
+    synchronize=lambda: None,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def process_group() -> Iterator[None]:
+    join_process_group("gloo", rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(autouse=True)
+def root_logger() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    for handler in set(root.handlers) - set(handlers):
+        root.removeHandler(handler)
+        handler.close()
+    root.setLevel(level)
+
+
+def config_of(folder: Path, *words: str) -> Stage1Config:
+    needed = [f"run_dir={folder}", "data.manifest_dir=m", "text.tokenizer_dir=t"]
+    return load_config(Stage1Config, [*needed, *words])
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Path:
+    """A run of two ranks that was stopped after step 4."""
+    folder = open_run_folder(tmp_path / "run")
+    save_config(config_of(folder.path), folder.config_yaml)
+    checkpoint = folder.checkpoint(4)
+    checkpoint.mkdir()
+    state = {"world_size": 2, "step": 4, "best_score": 3.5, "best_step": 2}
+    (checkpoint / "state.json").write_text(json.dumps(state))
+    mark_complete(checkpoint)
+    return folder.path
+
+
+@pytest.fixture
+def finished(stopped: Path) -> Path:
+    (stopped / "DONE").touch()
+    return stopped
+
+
+def open_as_rank_1(config: Stage1Config, runtime: Runtime = RUNTIME):
+    """Rank 0 would write into the folder and start a tracker."""
+    return open_run(
+        config,
+        stage="stage1",
+        experiment="e",
+        runtime=runtime,
+        deepspeed_config={},
+        manifests={},
+    )
+
+
+def test_a_run_goes_on_from_its_newest_checkpoint(stopped):
+    with open_as_rank_1(config_of(stopped)) as run:
+        assert run.checkpoint == stopped / "checkpoints" / "step_0000004"
+        assert (run.state.step, run.state.best_score, run.state.best_step) == (4, 3.5, 2)
+
+
+def test_another_setting_is_refused_with_both_values(stopped):
+    config = config_of(stopped, "optim.learning_rate=0.5", "seed=7")
+
+    with (
+        pytest.raises(ConfigError, match=r"optim\.learning_rate was 0\.01 and is now 0\.5") as told,
+        open_as_rank_1(config),
+    ):
+        pass
+
+    assert "seed was 1 and is now 7" in str(told.value)
+    assert str(stopped) in str(told.value) and "resume=none" in str(told.value)
+
+
+def test_a_longer_run_that_logs_elsewhere_goes_on(stopped):
+    words = ["train.num_epochs=99", "tracking.uri=sqlite:///x.db", "data.num_threads=1"]
+
+    with open_as_rank_1(config_of(stopped, *words)) as run:
+        assert run.state.step == 4
+
+
+def test_a_fresh_start_may_differ_in_everything(stopped):
+    with open_as_rank_1(config_of(stopped, "seed=7", "resume=none")) as run:
+        assert (run.checkpoint, run.state.step) == (None, 0)
+
+
+def test_another_number_of_ranks_is_refused_with_both_numbers(stopped):
+    alone = replace(RUNTIME, world_size=1)
+
+    with (
+        pytest.raises(CheckpointError, match="was saved by 2 ranks, this run has 1"),
+        open_as_rank_1(config_of(stopped), alone),
+    ):
+        pass
+
+
+def test_a_run_is_finished_only_with_its_mark(stopped):
+    assert not is_finished(config_of(stopped))
+
+
+def test_a_finished_run_says_so_and_how_to_train_it_again(finished, caplog):
+    caplog.set_level(logging.INFO)
+
+    assert is_finished(config_of(finished))
+
+    assert f"{finished} is finished; its model is {finished / 'export'}." in caplog.text
+    assert "resume=none" in caplog.text
+
+
+@pytest.mark.parametrize("word", ["resume=none", "train.num_epochs=99", "seed=7"])
+def test_a_finished_run_with_another_wish_is_not_finished(finished, word):
+    assert not is_finished(config_of(finished, word))
+
+
+def test_only_what_differs_is_a_change(stopped):
+    config = config_of(stopped, "seed=7", "resume=none", "beam.num_beams=5")
+
+    assert changed_keys(config, stopped / "config.yaml") == {"seed": (1, 7)}
+    assert changed_keys(config, stopped / "missing.yaml") == {}

@@ -1,0 +1,281 @@
+"""The loop: what it does at which step. The engine and the loader are stand-ins that keep notes."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, distributed
+
+from fla.batch import Step
+from fla.checkpoint import TrainState, read_train_state
+from fla.errors import FlaError
+from fla.losses import LossSum
+from fla.run_folder import RunFolder, list_complete_checkpoints, open_run_folder, read_best
+from fla.runtime import Runtime, join_process_group
+from fla.train import plan_schedule, train
+
+STEPS_PER_EPOCH = 3
+
+RUNTIME = Runtime(
+    device="cpu",
+    rank=0,
+    local_rank=0,
+    world_size=1,
+    dali_device_id=None,
+    decode_device="cpu",
+    synchronize=lambda: None,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def process_group() -> Iterator[None]:
+    join_process_group("gloo", rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+class Engine:
+    """Loss 2 nats a token, unless told otherwise."""
+
+    def __init__(self, nats_per_token: float = 2.0) -> None:
+        self.nats_per_token = nats_per_token
+        self.backwards: list[tuple[float, int, bool]] = []
+        self.num_steps = 0
+        self.draws: list[float] = []
+
+    def __call__(self, batch: Tensor) -> LossSum:
+        self.draws.append(float(torch.rand(())))
+        return LossSum(batch.sum() * self.nats_per_token, len(batch))
+
+    def backward(self, nats: Tensor, *, num_tokens: int, is_last: bool) -> None:
+        self.backwards.append((float(nats), num_tokens, is_last))
+
+    def step(self) -> None:
+        self.num_steps += 1
+
+    def learning_rates(self) -> dict[str, float]:
+        return {"all": 0.5}
+
+    def grad_norm(self) -> float:
+        return 1.5
+
+    def save(self, folder: Path) -> None:
+        (folder / "weights").write_text(str(self.num_steps))
+
+
+class Loader:
+    """Each step two micro-batches, of one token and of two."""
+
+    num_steps = STEPS_PER_EPOCH
+    waited_s = 0.0
+
+    def __init__(self) -> None:
+        self.given: list[tuple[int, int]] = []
+
+    def epoch(self, epoch: int, *, first_step: int = 0) -> Iterator[Step[Tensor]]:
+        for number in range(first_step, self.num_steps):
+            self.given.append((epoch, number))
+            yield Step(micro_batches=(torch.ones(1), torch.ones(2)), num_tokens=3)
+
+
+class Log:
+    def __init__(self) -> None:
+        self.rows: dict[int, dict[str, float]] = {}
+
+    def log(self, metrics: dict[str, float], *, step: int) -> None:
+        self.rows[step] = metrics
+
+
+class Training:
+    """One call of the loop and what it left."""
+
+    def __init__(self, folder: Path, **schedule: int) -> None:
+        numbers = {"num_epochs": 2, "max_steps": 0, "log_every_steps": 2}
+        numbers |= {"evaluate_every_steps": 0, "keep_checkpoints": 1}
+        self.schedule = plan_schedule(steps_per_epoch=STEPS_PER_EPOCH, **(numbers | schedule))
+        self.folder: RunFolder = open_run_folder(folder)
+        self.engine, self.loader, self.log = Engine(), Loader(), Log()
+        self.evaluated: list[int] = []
+
+    def run(self, scores: dict[int, float] | None = None, **changes: Any) -> TrainState:
+        def evaluate(step: int) -> float:
+            self.evaluated.append(step)
+            return (scores or {}).get(step, 0.0)
+
+        arguments: dict[str, Any] = {"evaluate": evaluate, "state": TrainState()}
+        return train(
+            self.engine,
+            self.loader,
+            prepare=lambda batch: batch,
+            tracker=self.log,
+            run_folder=self.folder,
+            runtime=RUNTIME,
+            schedule=self.schedule,
+            seed=1,
+            **(arguments | changes),
+        )
+
+    @property
+    def checkpoints(self) -> list[str]:
+        return [path.name for path in list_complete_checkpoints(self.folder)]
+
+
+def test_every_step_of_every_epoch_is_taken_once(tmp_path):
+    training = Training(tmp_path)
+
+    state = training.run()
+
+    assert training.loader.given == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+    assert training.engine.num_steps == state.step == 6
+
+
+def test_gradients_are_divided_by_the_tokens_of_the_whole_step(tmp_path):
+    training = Training(tmp_path, max_steps=1)
+
+    training.run()
+
+    # The second micro-batch is the last before the update.
+    assert training.engine.backwards == [(2.0, 3, False), (4.0, 3, True)]
+
+
+def test_dev_is_scored_after_every_epoch(tmp_path):
+    training = Training(tmp_path)
+
+    training.run()
+
+    assert training.evaluated == [3, 6]
+
+
+def test_dev_is_scored_every_so_many_steps_and_at_the_last(tmp_path):
+    training = Training(tmp_path, evaluate_every_steps=2, max_steps=5)
+
+    training.run()
+
+    assert training.evaluated == [2, 4, 5]
+
+
+def test_the_best_checkpoint_outlives_newer_ones(tmp_path):
+    training = Training(tmp_path, evaluate_every_steps=1)
+
+    state = training.run({2: 9.0, 4: 8.0})
+
+    assert (state.best_step, state.best_score) == (2, 9.0)
+    assert training.checkpoints == ["step_0000002", "step_0000006"]
+    assert read_best(training.folder) == "step_0000002"
+
+
+def test_of_equal_scores_the_first_stays_best(tmp_path):
+    training = Training(tmp_path, evaluate_every_steps=2)
+
+    assert training.run({2: 4.0, 4: 4.0, 6: 4.0}).best_step == 2
+
+
+def test_a_checkpoint_knows_where_the_run_stood(tmp_path):
+    training = Training(tmp_path, evaluate_every_steps=2)
+
+    state = training.run({4: 7.0})
+
+    newest = training.folder.checkpoint(6)
+    assert read_train_state(newest, world_size=1) == state
+    assert (newest / "weights").read_text() == "6"
+    assert json.loads((newest / "state.json").read_text())["world_size"] == 1
+
+
+def test_a_run_goes_on_at_the_step_of_the_epoch_where_it_stood(tmp_path):
+    training = Training(tmp_path, num_epochs=3)
+
+    state = training.run(state=TrainState(step=4, best_score=5.0, best_step=3))
+
+    assert training.loader.given == [(1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]
+    assert state.step == 9
+    # Nothing better than before was found.
+    assert (state.best_step, training.evaluated) == (3, [6, 9])
+
+
+def test_a_run_that_stands_at_the_end_of_an_epoch_goes_on_with_the_next(tmp_path):
+    training = Training(tmp_path)
+
+    training.run(state=TrainState(step=3))
+
+    assert training.loader.given == [(1, 0), (1, 1), (1, 2)]
+
+
+def test_a_run_that_stands_at_its_end_does_nothing_more(tmp_path):
+    training = Training(tmp_path)
+
+    state = training.run(state=TrainState(step=6, best_score=1.0, best_step=3))
+
+    assert state == TrainState(step=6, best_score=1.0, best_step=3)
+    assert (training.loader.given, training.evaluated, training.log.rows) == ([], [], {})
+
+
+def test_a_resumed_run_draws_the_dropout_that_it_would_have_drawn(tmp_path):
+    whole, resumed = Training(tmp_path / "a"), Training(tmp_path / "b")
+
+    whole.run()
+    torch.rand(5)
+    resumed.run(state=TrainState(step=4))
+
+    assert len(set(whole.engine.draws)) == 12
+    assert resumed.engine.draws == whole.engine.draws[8:]
+
+
+def test_metrics_are_logged_every_so_many_steps_and_at_the_last(tmp_path):
+    training = Training(tmp_path, max_steps=5)
+
+    training.run()
+
+    assert list(training.log.rows) == [2, 4, 5]
+    row = training.log.rows[5]
+    assert row["train/loss_nats_per_token"] == pytest.approx(2.0)
+    assert row["train/learning_rate/all"] == 0.5
+    assert row["train/grad_norm"] == 1.5
+    assert row["train/epoch"] == pytest.approx(5 / 3)
+    assert row["train/tokens_per_s"] > 0
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_a_sentence(tmp_path):
+    training = Training(tmp_path)
+    training.engine.nats_per_token = float("nan")
+
+    with pytest.raises(
+        FlaError, match=r"loss_nats_per_token is nan at step 2\. Lower the learning rate"
+    ):
+        training.run()
+
+    # Nothing of it is kept.
+    assert training.checkpoints == []
+
+
+def test_without_evaluation_nothing_is_saved(tmp_path):
+    training = Training(tmp_path)
+
+    training.run(evaluate=None)
+
+    assert training.engine.num_steps == 6
+    assert list(training.folder.checkpoints.iterdir()) == []
+
+
+@pytest.mark.parametrize(("max_steps", "num_steps"), [(0, 6), (4, 4), (100, 6)])
+def test_max_steps_shorten_a_run_and_never_lengthen_it(max_steps, num_steps):
+    schedule = plan_schedule(
+        steps_per_epoch=3,
+        num_epochs=2,
+        max_steps=max_steps,
+        log_every_steps=1,
+        evaluate_every_steps=0,
+        keep_checkpoints=1,
+    )
+
+    assert (schedule.num_steps, schedule.evaluate_every_steps) == (num_steps, 3)
+
+
+def test_progress_is_spoken_of_by_the_main_rank(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        Training(tmp_path).run()
+
+    assert "train: 6 of 6 steps, loss 2.000" in caplog.text
