@@ -19,7 +19,9 @@ def sentences(count: int) -> list[list[int]]:
     return [[100 + i, *range(10, 14 + i % 3), EOS, LANGUAGE] for i in range(count)]
 
 
-def loader(count: int = 11, *, rank: int = 0, world_size: int = 1, seed: int = 1) -> DenoisingLoader:
+def loader(
+    count: int = 11, *, rank: int = 0, world_size: int = 1, seed: int = 1
+) -> DenoisingLoader:
     return DenoisingLoader(
         sentences(count),
         rank=rank,

@@ -98,15 +98,11 @@ def stored_names(folder: Path) -> set[str]:
         return set(file.keys())
 
 
-def expect_same_translations(
-    model: nn.Module, batch: Batch, folder: Path, prepared: Batch
-) -> None:
+def expect_same_translations(model: nn.Module, batch: Batch, folder: Path, prepared: Batch) -> None:
     loaded = load_translator(folder, device="cpu")
     with loaded.inference():
         ours = loaded.prepare(batch)
-        torch.testing.assert_close(
-            loaded.model(ours).nats, model(prepared).nats, rtol=0, atol=0
-        )
+        torch.testing.assert_close(loaded.model(ours).nats, model(prepared).nats, rtol=0, atol=0)
         ids = loaded.model.generate(ours, **BEAM)
     assert ids.tolist() == model.generate(prepared, **BEAM).tolist()
     assert loaded.codec.decode(ids) == loaded.codec.decode(model.generate(prepared, **BEAM))

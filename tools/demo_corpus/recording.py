@@ -95,7 +95,7 @@ def annotate(
     """Stamp each sentence as people do: a bit early, a bit late, so that neighbours overlap."""
     rows = []
     for span in recording.timeline.sentences:
-        start = max(0.0, span.start_s - rng.uniform(-0.05, 0.20))
+        start = max(0.0, span.start_s - rng.uniform(-0.05, 0.25))
         end = min(recording.timeline.end_s, span.end_s + rng.uniform(-0.03, 0.25))
         sentence_id = f"{recording.video_id}_{span.number}"
         rows.append(

@@ -143,7 +143,7 @@ SIGNS: dict[str, Sign] = {
     "WHO": Sign("ell", "high", 0, "circle"),
     "WHAT": Sign("five", "high", -45, "shake", "both"),
     "WHERE": Sign("index", "across", 0, "shake"),
-    "WHY": Sign("horns", "face", 0, "out", "both"),
+    "WHY": Sign("horns", "face", 0, "nod", "both"),
     "ASK": Sign("vee", "across", 90, "drop"),
     # Social.
     "HELLO": Sign("flat", "crown", 45, "out"),

@@ -105,7 +105,7 @@ def build_timeline(
             now += length
         spans.append(SignedSentence(number, start, now))
         settle = float(rng.uniform(0.25, 0.35))
-        times.extend((now + settle, now + settle + float(rng.uniform(0.05, 0.5))))
+        times.extend((now + settle, now + settle + float(rng.uniform(0.02, 0.3))))
         poses.extend((rest_pose(), rest_pose()))
         now = times[-1]
     return Timeline(np.array(times), np.array(poses), tuple(spans), now + 0.2)

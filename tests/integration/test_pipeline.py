@@ -1,0 +1,167 @@
+"""Stage 1, stage 2 and decoding by the commands that a user types, on two ranks."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from fla.run_folder import RunFolder, list_complete_checkpoints, read_decodes
+from tests.helpers.commands import ROOT, deepspeed, environment, python, run_well
+
+NUM_STEPS = 4
+LONGER = ("train.num_epochs=2", f"train.max_steps={NUM_STEPS}", "train.evaluate_every_steps=2")
+
+
+class Resumed(NamedTuple):
+    """A run that was killed and started again."""
+
+    folder: RunFolder
+    journal: list[str]
+    """Lines of the journal when the run was killed."""
+    killed_after: int
+    """Step of the newest complete checkpoint then."""
+
+
+def kill_after_first_checkpoint(command: list[str], folder: RunFolder) -> None:
+    """SIGKILL to the launcher and all its ranks at once, as a machine that loses its power."""
+    log = folder.path.with_suffix(".log")
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment(),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            deadline = time.monotonic() + 150
+            while not list_complete_checkpoints(folder):
+                assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+                time.sleep(0.02)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def stage1_words(corpus, runs) -> list[str]:
+    return [*corpus.stage1(runs / "stage1"), *LONGER]
+
+
+@pytest.fixture(scope="module")
+def stage1(runs, stage1_words) -> Resumed:
+    folder = RunFolder(runs / "stage1")
+    kill_after_first_checkpoint(deepspeed(*stage1_words), folder)
+    journal = folder.metrics_jsonl.read_text().splitlines()
+    killed_after = json.loads((list_complete_checkpoints(folder)[-1] / "state.json").read_text())
+    run_well(deepspeed(*stage1_words), timeout_s=250)
+    return Resumed(folder, journal, killed_after["step"])
+
+
+@pytest.fixture(scope="module")
+def stage2(corpus, runs, stage1) -> RunFolder:
+    run_well(deepspeed(*corpus.stage2(runs / "stage2", stage1.folder.export)), timeout_s=250)
+    return RunFolder(runs / "stage2")
+
+
+def training_rows(folder: RunFolder) -> list[int]:
+    rows = map(json.loads, folder.metrics_jsonl.read_text().splitlines())
+    return [row["step"] for row in rows if "train/loss_nats_per_token" in row]
+
+
+def runs_in_mlflow(home: Path) -> list[tuple[str, str]]:
+    with closing(sqlite3.connect(home / "mlflow.db")) as store:
+        return store.execute("SELECT name, status FROM runs ORDER BY name").fetchall()
+
+
+def test_a_killed_run_goes_on_after_its_last_whole_checkpoint(stage1):
+    assert stage1.killed_after < NUM_STEPS
+    assert training_rows(stage1.folder) == list(range(1, NUM_STEPS + 1))
+    # What was written before that step is still the first run's.
+    kept = [line for line in stage1.journal if json.loads(line)["step"] <= stage1.killed_after]
+    lines = stage1.folder.metrics_jsonl.read_text().splitlines()
+    assert len(kept) >= stage1.killed_after
+    assert lines[: len(kept)] == kept
+    provenance = json.loads(stage1.folder.provenance_json.read_text())
+    assert len(provenance["earlier_starts"]) == 1
+
+
+def test_a_killed_run_is_one_run_in_mlflow_and_ended_well(stage1, stage2):
+    assert runs_in_mlflow(stage1.folder.path.parent) == [
+        # The pipeline, whose children the stages are.
+        ("demo", "FINISHED"),
+        ("stage1-seed1", "FINISHED"),
+        ("stage2-seed1", "FINISHED"),
+    ]
+
+
+@pytest.mark.parametrize(("stage", "num_steps"), [("stage1", NUM_STEPS), ("stage2", 2)])
+def test_a_run_folder_holds_all_that_a_run_was_made_of(stage1, stage2, stage, num_steps):
+    folder = stage1.folder if stage == "stage1" else stage2
+
+    for path in (
+        folder.config_yaml,
+        folder.deepspeed_json,
+        folder.provenance_json,
+        folder.metrics_jsonl,
+        folder.mlflow_run_json,
+        folder.logs / "rank_000.log",
+        folder.logs / "rank_001.log",
+        folder.export / "config.json",
+        folder.export / "model.safetensors",
+        folder.export / "tokenizer.json",
+        folder.path / "DONE",
+    ):
+        assert path.is_file(), path
+    last = folder.checkpoint(num_steps)
+    assert last in list_complete_checkpoints(folder)
+    assert json.loads((last / "state.json").read_text())["world_size"] == 2
+    rows, _ = read_decodes(folder.decodes_tsv(last.name, "dev"))
+    assert len({row.id for row in rows}) == len(rows) == 4
+    assert json.loads(folder.provenance_json.read_text())["devices"][1:] != []
+
+
+def test_stage_2_ran_under_zero_3_and_left_whole_weights(stage2):
+    assert json.loads(stage2.deepspeed_json.read_text())["zero_optimization"]["stage"] == 3
+    shards = {path.name for path in stage2.checkpoint(2).glob("*_optim_states.pt")}
+    assert len(shards) == 2
+    assert json.loads((stage2.export / "config.json").read_text())["stage"] == 2
+
+
+def test_a_finished_run_that_is_started_again_says_so(stage1, stage1_words):
+    before = stage1.folder.metrics_jsonl.read_text()
+
+    done = run_well(python(*stage1_words))
+
+    assert f"{stage1.folder.path} is finished" in done.stdout + done.stderr
+    assert stage1.folder.metrics_jsonl.read_text() == before
+
+
+def test_two_ranks_translate_as_one_does(stage2, tmp_path):
+    # One clip a batch: what a clip is batched with moves the last bit, and beams of a model that
+    # knows nothing follow it.
+    words = [f"export_dir={stage2.export}", "beam.batch_size=1", "beam.max_new_tokens=8"]
+
+    for name, command in (("one", python), ("two", deepspeed)):
+        run_well(command("launchers/decode.py", *words, f"output_dir={tmp_path / name}"))
+
+    one, two = (RunFolder(tmp_path / name) for name in ("one", "two"))
+    rows, signature = read_decodes(one.decodes_tsv("export", "test"))
+    assert (rows, signature) == read_decodes(two.decodes_tsv("export", "test"))
+    assert len({row.id for row in rows}) == 4
+    scores = json.loads(one.scores_json.read_text())["test"]
+    assert scores == json.loads(two.scores_json.read_text())["test"]
+    assert scores["num_sentences"] == 4
