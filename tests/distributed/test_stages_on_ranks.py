@@ -151,6 +151,8 @@ def train_stage2() -> Trained:
 
     encoder = FrozenEncoder(build_encoder())
     before = encoder.digest()
+    # As everyone does to a model before training.
+    encoder.train()
     losses, start, weights = train(
         build_stage2(), "zero3_fp32.json", max_grad_norm=1.0, prepare=encoder
     )

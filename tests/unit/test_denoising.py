@@ -102,8 +102,21 @@ def test_an_epoch_depends_on_seed_and_number_alone():
         return [as_lists(step.micro_batches[0]) for step in loader(seed=seed).epoch(number)]
 
     assert epoch(0) == epoch(0)
-    assert epoch(0) != epoch(1)
     assert epoch(0) != epoch(0, seed=2)
+
+
+def test_epochs_differ_in_order_and_in_noise():
+    def epoch(number: int) -> tuple[list[list[int]], dict[tuple[int, ...], list[int]]]:
+        batches = [step.micro_batches[0] for step in loader().epoch(number)]
+        damaged = {tuple(w): row for b in batches
+                   for w, row in zip(written(b), b.input_ids.tolist(), strict=True)}  # fmt: skip
+        return [row for batch in batches for row in written(batch)], damaged
+
+    (first_order, first_noise), (second_order, second_noise) = epoch(0), epoch(1)
+
+    assert first_order != second_order
+    both = first_noise.keys() & second_noise.keys()
+    assert any(first_noise[row].index(MASK) != second_noise[row].index(MASK) for row in both)
 
 
 def test_going_on_within_an_epoch_gives_what_was_left():

@@ -24,14 +24,14 @@ COLUMNS = (
 class CorpusSize:
     """How much to make."""
 
-    train_sentences: int = 6000
+    train_sentences: int = 9000
     dev_sentences: int = 150
     test_sentences: int = 300
     text_sentences: int = 20000
     size_px: int = 96
-    single_share: float = 0.18
+    single_share: float = 0.45
     """Share of training sentences that are one sign."""
-    short_share: float = 0.17
+    short_share: float = 0.15
     """Share of training sentences that are two or three signs without a verb."""
 
 
