@@ -272,7 +272,7 @@ def stage2_export_module(visual_encoder: VisualEncoder, translator: Stage2Model)
 
 
 def _untied_tensors(model: nn.Module) -> dict[str, Tensor]:
-    # Copies: an engine's weights are windows on one large buffer, which would be stored whole.
+    # Under ZeRO a weight is a window on the engine's buffer; each tied one is stored once.
     tensors = {}
     seen = set()
     for name, tensor in model.state_dict().items():
