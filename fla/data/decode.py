@@ -35,8 +35,8 @@ _MAX_REORDER = 16
 _QUICK_OPEN = {"probesize": "32", "analyzeduration": "0"}
 
 
-# An edit list hides some frames that the index counts, but never half of a recording.
-_WHOLE_FRACTION = 0.5
+# Less than this may be missing at the end: rounding, and containers that round up.
+_END_SLACK_S = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,13 +88,13 @@ def probe_video(path: Path) -> VideoInfo:
         DataError: The file is missing, is no video, or has no time stamps.
     """
     with _open_video(path, options={}) as (container, stream):
-        packets = (p for p in container.demux(stream) if p.size and not p.is_discard)
-        pts = np.sort([_presented_at(packet, path) for packet in packets])
-        if not len(pts):
+        shown = (p for p in container.demux(stream) if p.size and not p.is_discard)
+        # Not the packets themselves: a whole recording would stay in memory.
+        spans = [(_presented_at(packet, path), packet.duration or 0) for packet in shown]
+        if not spans:
             raise _unreadable(path, "it has no frames")
-        # An index at the front outlives the end of a download; its count includes hidden frames.
-        if len(pts) < stream.frames * _WHOLE_FRACTION:
-            raise _unreadable(path, f"its index has {stream.frames} frames, the file {len(pts)}")
+        _check_whole(path, stream, spans)
+        pts = np.sort([start for start, _ in spans])
         times = np.asarray((pts - pts[0]) * _seconds_per_tick(stream), dtype=np.float64)
         average_rate = float(stream.average_rate or 0.0)
         return VideoInfo(
@@ -226,6 +226,21 @@ def _format(stream: VideoStream) -> VideoFormat:
         height=context.height,
         pixel_format=context.pix_fmt or "unknown",
     )
+
+
+def _check_whole(path: Path, stream: VideoStream, spans: list[tuple[int, int]]) -> None:
+    """Refuse a file that ends before its header says; `spans` are starts and lengths in ticks."""
+    # A header at the front outlives the end of a download. Its duration leaves out what an edit
+    # list hides; its number of frames does not.
+    if stream.duration is None:
+        return
+    tick_s = _seconds_per_tick(stream)
+    found = max(start + length for start, length in spans) - min(start for start, _ in spans)
+    promised_s, found_s = stream.duration * tick_s, found * tick_s
+    if promised_s - found_s > _END_SLACK_S:
+        raise _unreadable(
+            path, f"its header promises {promised_s:.2f} s of video, the file holds {found_s:.2f} s"
+        )
 
 
 def _seconds_per_tick(stream: VideoStream) -> float:

@@ -274,3 +274,27 @@ def test_a_recording_cut_short_ends_with_a_sentence(tmp_path: Path):
 
     with pytest.raises(DataError, match=r"late\.mkv, 5\.000 s to 6\.000 s: "):
         read_clip(path)
+
+
+@pytest.mark.parametrize("fraction", [0.9, 0.6, 0.3])
+def test_a_download_that_stopped_is_named_though_its_index_is_whole(
+    h264: Path, tmp_path: Path, fraction: float
+):
+    whole, cut = tmp_path / "whole.mp4", tmp_path / "cut.mp4"
+    with av.open(h264) as source, av.open(whole, "w", options={"movflags": "faststart"}) as copy:
+        stream = copy.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.size:
+                packet.stream = stream
+                copy.mux(packet)
+    cut.write_bytes(whole.read_bytes()[: round(whole.stat().st_size * fraction)])
+
+    assert len(probe_video(whole).frame_times) == NUM_FRAMES
+    with pytest.raises(DataError, match=r"cut\.mp4 does not decode: its header promises 6\.67 s"):
+        probe_video(cut)
+
+
+def test_an_edit_list_that_hides_most_of_a_recording_is_no_damage(h264: Path, tmp_path: Path):
+    shown = hide_last_frames(h264, tmp_path / "shown.mp4", shown_s=1.0)
+
+    assert len(probe_video(shown).frame_times) == 15

@@ -70,7 +70,6 @@ def one_of(world_size: int, rank: int = 0) -> Runtime:
         world_size=world_size,
         dali_device_id=None,
         decode_device="cpu",
-        synchronize=lambda: None,
     )
 
 
