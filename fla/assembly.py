@@ -11,7 +11,7 @@ from fla.config.deepspeed import read_deepspeed_config
 from fla.config.schema import Stage1Config, Stage2Config
 from fla.data.loader import EvalLoader, TrainLoader
 from fla.engine import Engine
-from fla.evaluate import Evaluator, name_metrics
+from fla.evaluate import Evaluator
 from fla.export import Corpus, Description, Preprocessing
 from fla.run import Run
 from fla.run_folder import checkpoint_tag
@@ -105,7 +105,7 @@ def train_stage(
     def evaluate_dev(step: int) -> float:
         with engine.whole_model() as model:
             scores, path = evaluator.evaluate(model, tag=checkpoint_tag(step))
-        run.tracker.log(name_metrics(scores, split="dev"), step=step)
+        run.tracker.log(scores.as_metrics("dev"), step=step)
         run.tracker.log_artifact(path, "decodes")
         return scores.bleu4
 

@@ -138,12 +138,3 @@ class Evaluator:
         if self.runtime.is_main:
             write_decodes(path, rows, signature=scores.signature)
         return scores, path
-
-
-def name_metrics(scores: Scores, *, split: str) -> dict[str, float]:
-    """Scores under the names that the journal and MLflow use, such as `dev/bleu4`."""
-    return {
-        f"{split}/{name}": float(value)
-        for name, value in scores.as_dict().items()
-        if not isinstance(value, str)
-    }

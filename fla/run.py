@@ -31,9 +31,9 @@ from fla.tracking import NullTracker, Tracker, open_tracker
 log = logging.getLogger(__name__)
 
 DONE = "DONE"
-# What may differ between a run and its continuation: how long, how fast, how it is written down.
+# What may differ between a run and its continuation: where, how long, how fast, how recorded.
 FREE_ON_RESUME = (
-    "resume",
+    "run_dir",
     "train.num_epochs",
     "train.max_steps",
     "train.log_every_steps",

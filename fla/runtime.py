@@ -2,7 +2,6 @@
 
 import logging
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
@@ -24,8 +23,6 @@ class Runtime:
     """GPU of DALI's graph; None runs the same graph on the CPU."""
     decode_device: Literal["mixed", "cpu"]
     """DALI's decoder: "mixed" is NVDEC."""
-    synchronize: Callable[[], None]
-    """Wait until the device has done all that was asked of it; nothing on a CPU."""
 
     @property
     def is_main(self) -> bool:
@@ -74,7 +71,6 @@ def start_runtime() -> Runtime:
         world_size=world_size,
         dali_device_id=device.dali_device_id,
         decode_device=device.decode_device,
-        synchronize=torch.cuda.synchronize if has_gpu else _nothing,
     )
 
 
@@ -96,10 +92,6 @@ def stop_runtime() -> None:
     """Leave the process group together, so that no rank tears down a connection in use."""
     distributed.barrier()
     distributed.destroy_process_group()
-
-
-def _nothing() -> None:
-    return
 
 
 def _start_logging(rank: int) -> None:

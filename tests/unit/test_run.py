@@ -21,7 +21,6 @@ RUNTIME = Runtime(
     world_size=2,
     dali_device_id=None,
     decode_device="cpu",
-    synchronize=lambda: None,
 )
 
 

@@ -27,7 +27,6 @@ RUNTIME = Runtime(
     world_size=1,
     dali_device_id=None,
     decode_device="cpu",
-    synchronize=lambda: None,
 )
 
 
