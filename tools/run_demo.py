@@ -1,11 +1,13 @@
 """The whole way on the demo corpus: corpus, both stages, scores, one video translated.
 
 python tools/run_demo.py, or `make demo`. Every step is one command that is printed and that works
-on its own; a step whose result is there already is not run again.
+on its own; a corpus or a training run that is there already is not made again. It runs on the
+CPU, also where there are GPUs, so that it is the same everywhere.
 """
 
 import csv
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -44,14 +46,14 @@ def run(title: str, command: list[str]) -> None:
     shown = " ".join([Path(command[0]).name, *command[1:]])
     print(f"\n== {title}\n$ {shown}", flush=True)
     start_s = time.monotonic()
-    done = subprocess.run(command, check=False)
+    done = subprocess.run(command, check=False, env={**os.environ, "DS_ACCELERATOR": "cpu"})
     if done.returncode != 0:
         sys.exit(done.returncode)
     print(f"   {time.monotonic() - start_s:.0f} s", flush=True)
 
 
 def train_and_score() -> None:
-    """Run every step whose result is missing."""
+    """Make what is missing, and score it."""
     if not (MANIFESTS / "report.json").is_file():
         run("Draw and film the corpus", python("tools/make_demo_corpus.py", str(DATA)))
         run("Import it", python("tools/import_how2sign.py", str(DATA), str(MANIFESTS)))
