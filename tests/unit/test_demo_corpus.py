@@ -13,6 +13,7 @@ import pytest
 from tools.demo_corpus.body import POSE_WIDTH, SIGNERS, Camera, Stage, bend
 from tools.demo_corpus.corpus import CorpusSize, draw_texts, make_corpus
 from tools.demo_corpus.language import draw_long, draw_short, one_sign
+from tools.demo_corpus.recording import plan_recording, write_recording
 from tools.demo_corpus.signs import SIGNS
 from tools.demo_corpus.timeline import build_timeline, poses_at, rest_pose
 
@@ -199,3 +200,17 @@ def test_the_command_repeats_a_corpus_byte_for_byte(corpus: Path, tmp_path: Path
     assert files == sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file())
     for file in files:
         assert (corpus / file).read_bytes() == (tmp_path / file).read_bytes(), file
+
+
+def test_a_recording_is_the_same_file_every_time(tmp_path: Path):
+    rng = np.random.default_rng(5)
+    recording = plan_recording(tuple(draw_long(rng) for _ in range(8)), seed=(3, 1))
+
+    files = set()
+    for attempt in range(8):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        write_recording(recording, folder, size_px=96)
+        files.add((folder / f"{recording.video_name}.mp4").read_bytes())
+
+    assert len(files) == 1
