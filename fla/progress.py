@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from tqdm import tqdm
@@ -27,7 +28,8 @@ class Progress:
         self, what: str, *, total: int, unit: str, first: int = 0, is_shown: bool = True
     ) -> None:
         self._what, self._total, self._unit = what, total, unit
-        self._done, self._first, self._note = first, first, ""
+        self._done, self._said, self._note = first, first, ""
+        self._first = first
         self._is_shown = is_shown
         self._start_s = self._last_line_s = time.monotonic()
         on_terminal = is_shown and sys.stderr.isatty()
@@ -47,7 +49,7 @@ class Progress:
             self._print_line(now_s)
 
     def _print_line(self, now_s: float) -> None:
-        self._last_line_s = now_s
+        self._last_line_s, self._said = now_s, self._done
         elapsed_s = now_s - self._start_s
         per_s = (self._done - self._first) / max(elapsed_s, 1e-9)
         left_s = (self._total - self._done) / per_s if per_s > 0 else float("nan")
@@ -58,9 +60,9 @@ class Progress:
         )  # fmt: skip
 
     def close(self) -> None:
-        """Finish the bar, or print the last line."""
+        """Finish the bar, or print the last line where it has not been printed yet."""
         self._bar.close()
-        if self._prints_lines and self._done > self._first:
+        if self._prints_lines and self._done > self._said:
             self._print_line(time.monotonic())
 
     def __enter__(self) -> "Progress":
@@ -73,3 +75,23 @@ class Progress:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def count_progress(what: str, *, unit: str) -> Callable[[int, int], None]:
+    """Progress of work that counts by itself and knows its total when it begins.
+
+    Returns:
+        A function to call with the units done so far and their total.
+    """
+    shown: Progress | None = None
+    counted = 0
+
+    def show(done: int, total: int) -> None:
+        nonlocal shown, counted
+        shown = shown or Progress(what, total=total, unit=unit)
+        shown.advance(done - counted)
+        counted = done
+        if done == total:
+            shown.close()
+
+    return show

@@ -1,30 +1,13 @@
 """Turn a How2Sign download into manifests: python tools/import_how2sign.py SOURCE_DIR OUT_DIR."""
 
 import argparse
+import logging
 import sys
-import time
 from pathlib import Path
 
 from fla.data.importers.how2sign import import_how2sign
 from fla.errors import FlaError
-
-SECONDS_BETWEEN_LINES = 3.0
-
-
-class Progress:
-    """One line that is drawn over on a terminal, else a new line every few seconds."""
-
-    def __init__(self) -> None:
-        self.last_s = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        line = f"read {done} of {total} recordings"
-        if sys.stdout.isatty():
-            print(f"\r{line}", end="\n" if done == total else "", flush=True)
-            return
-        if done == total or time.monotonic() - self.last_s >= SECONDS_BETWEEN_LINES:
-            self.last_s = time.monotonic()
-            print(line, flush=True)
+from fla.progress import count_progress
 
 
 def main() -> int:
@@ -37,8 +20,10 @@ def main() -> int:
     )
     parser.add_argument("output", type=Path, help="folder for the manifests and the report")
     arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    on_progress = count_progress("read", unit="recordings")
     try:
-        report = import_how2sign(arguments.source, arguments.output, on_progress=Progress())
+        report = import_how2sign(arguments.source, arguments.output, on_progress=on_progress)
     except FlaError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

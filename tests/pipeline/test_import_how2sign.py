@@ -403,7 +403,7 @@ def test_the_tool_prints_progress_summary_and_where_the_report_is(source: Path, 
     run = run_tool(str(source), str(tmp_path / "out"))
 
     assert (run.returncode, run.stderr) == (0, "")
-    assert "read 4 of 4 recordings" in run.stdout
+    assert "read: 4 of 4 recordings" in run.stdout
     assert "rows dropped              6, 1 ends before it starts, 1 fewer than 2" in run.stdout
     assert run.stdout.endswith(f"{tmp_path}/out/report.txt\n")
 

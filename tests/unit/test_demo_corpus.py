@@ -195,7 +195,7 @@ def test_the_command_repeats_a_corpus_byte_for_byte(corpus: Path, tmp_path: Path
 
     done = subprocess.run(command, check=True, capture_output=True, text=True)
 
-    assert "recordings 3/3" in done.stdout
+    assert "film: 3 of 3 recordings" in done.stdout
     files = sorted(p.relative_to(corpus) for p in corpus.rglob("*") if p.is_file())
     assert files == sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file())
     for file in files:

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from fla import progress
-from fla.progress import Progress
+from fla.progress import Progress, count_progress
 
 
 class Clock:
@@ -96,3 +96,17 @@ def test_a_terminal_gets_a_bar_and_no_lines(monkeypatch, caplog):
     last = re.split(r"[\r\n]+", terminal.getvalue().strip())[-1]
     assert "train: 100%" in last and "4/4" in last and "loss 2.0" in last
     assert caplog.records == []
+
+
+def test_work_that_counts_by_itself_is_shown_the_same_way(clock, caplog):
+    show = count_progress("read", unit="recordings")
+
+    show(0, 4)
+    for done in (1, 2, 3, 4):
+        clock.now_s += 3.0
+        show(done, 4)
+
+    assert [record.message for record in caplog.records] == [
+        "read: 2 of 4 recordings, 0.3 a second, 6 s left",
+        "read: 4 of 4 recordings, 0.3 a second, 0 s left",
+    ]
