@@ -59,7 +59,7 @@ def load_config(
     words = _without_local_rank(argv)
     if "-h" in words or "--help" in words:
         if _is_speaker():
-            print(describe(schema, doc=doc or ""))
+            _print_to_a_pager(describe(schema, doc=doc or ""))
         raise SystemExit(0)
     recipes, assignments = _sort_words(words)
     if not recipes and default_recipe is not None:
@@ -117,6 +117,14 @@ def exit_on_user_error() -> Iterator[None]:
             time.sleep(PATIENCE_S)
         print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(error.exit_code) from None
+
+
+def _print_to_a_pager(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # `--help | head` has seen enough. Python would try again when it ends, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _is_speaker() -> bool:

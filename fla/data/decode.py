@@ -170,7 +170,7 @@ def read_frames(
     if missing:
         raise DataError(
             f"{path}, {start_s:.3f} s to {end_s:.3f} s: frame {missing[0]} of the range does not "
-            "decode. Replace the file, or remove its rows from the manifest."
+            "decode. Replace the file, or leave it out."
         )
     return np.stack([images[found.pts[c]] for c in chosen])
 
@@ -213,9 +213,7 @@ def _open_video(
 
 
 def _unreadable(path: Path, reason: str) -> DataError:
-    return DataError(
-        f"{path} does not decode: {reason}. Replace the file, or remove its rows from the manifest."
-    )
+    return DataError(f"{path} does not decode: {reason}. Replace the file, or leave it out.")
 
 
 def _format(stream: VideoStream) -> VideoFormat:

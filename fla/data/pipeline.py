@@ -208,7 +208,7 @@ def _read_host(request: ClipRequest, resize_px: int) -> _ClipInput:
 def _undecodable(request: ClipRequest) -> DataError:
     return DataError(
         f"{request.sample_id}: {request.path}, {request.start_s:.3f} s to {request.end_s:.3f} s "
-        "does not decode. Replace the file, or remove its rows from the manifest."
+        "does not decode. Replace the file, or leave it out."
     )
 
 

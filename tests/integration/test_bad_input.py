@@ -250,3 +250,18 @@ def test_help_lists_the_keys_without_torch(program):
     assert "  seed  (int; default 1)" in done.stdout
     # What the program does, and how it is called.
     assert program in done.stdout.partition("Keys:")[0]
+
+
+def test_help_cut_short_by_a_pager_is_no_error():
+    with subprocess.Popen(
+        python(*LAUNCHERS[:1], "--help"),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as launcher:
+        launcher.stdout.close()
+        complaint = launcher.stderr.read()
+
+    assert (launcher.returncode, complaint) == (0, "")
