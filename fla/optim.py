@@ -46,7 +46,8 @@ def build_sgd(groups: list[dict[str, Any]], *, momentum: float) -> Optimizer:
 
 def build_adamw(groups: list[dict[str, Any]], *, betas: tuple[float, float]) -> Optimizer:
     """Adam with decoupled weight decay; torch's own, so that no compiler is needed."""
-    return AdamW(groups, betas=betas)
+    # Fused: one pass over the memory, where the default takes ten.
+    return AdamW(groups, betas=betas, fused=True)
 
 
 def cosine_schedule(*, num_steps: int, warmup_fraction: float) -> Callable[[Optimizer], LambdaLR]:

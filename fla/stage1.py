@@ -15,6 +15,7 @@ from fla.assembly import corpus_name, describe_export, manifest_hashes, open_par
 from fla.config.schema import Stage1Config, Stage1OptimConfig
 from fla.engine import open_engine
 from fla.export import Description, build_stage1, write_export
+from fla.models.translator import start_from_frequencies
 from fla.optim import build_adamw, build_sgd, cosine_schedule, decay_groups
 from fla.run import is_finished, open_run
 from fla.runtime import Runtime, start_runtime, stop_runtime
@@ -57,6 +58,7 @@ def _train_and_export(config: Stage1Config, runtime: Runtime) -> None:
             dropout=config.model.dropout,
             label_smoothing=config.train.label_smoothing,
         )
+        start_from_frequencies(model.light_t, parts.train_split.token_ids)
         engine = open_engine(
             model,
             optimizer=_build_optimizer(model, config.optim),
@@ -91,4 +93,4 @@ def _build_optimizer(model: nn.Module, optim: Stage1OptimConfig) -> Optimizer:
     )
     if optim.name == "sgd":
         return build_sgd(groups, momentum=optim.momentum)
-    return build_adamw(groups, betas=(0.9, 0.999))
+    return build_adamw(groups, betas=(0.9, 0.98))

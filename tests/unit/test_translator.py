@@ -18,6 +18,7 @@ from fla.models.translator import (
     load_mbart,
     predict,
     save_mbart,
+    start_from_frequencies,
 )
 
 LANGUAGE_ID, EOS_ID, PAD_ID, VOCAB_SIZE = 38, 2, 1, 40
@@ -154,6 +155,21 @@ def test_words_do_not_drown_positions_at_the_start():
     words = model.decoder.embed_tokens(torch.arange(5, VOCAB_SIZE)).std()
 
     assert words.item() == pytest.approx(model.decoder.embed_positions.weight.std().item(), rel=0.1)
+
+
+def test_a_new_light_t_can_start_out_with_how_often_tokens_come():
+    model = light_t("tiny").eval()
+    model.lm_head.weight.data.zero_()
+
+    start_from_frequencies(model, [[5, 6, EOS_ID, LANGUAGE_ID], [5, 7, EOS_ID, LANGUAGE_ID]])
+
+    inputs, mask = embeds(1, 3, 256)
+    logits = predict(model, torch.tensor([[5, EOS_ID]]), inputs_embeds=inputs, attention_mask=mask)
+    # Every token counts once more than it was seen, so that none is impossible.
+    total = VOCAB_SIZE + 8
+    assert logits[0, 0].softmax(-1)[[5, 6, 8]].tolist() == pytest.approx(
+        [3 / total, 2 / total, 1 / total]
+    )
 
 
 def test_predictions_see_the_language_first_and_no_later_token(mbart: Translator):
