@@ -197,6 +197,7 @@ def _open_train_loader(
         max_frames=data.max_frames,
         resize_px=data.resize_px,
         crop_px=data.crop_px,
+        shortest_first_epochs=config.train.shortest_first_epochs,
         augment=data.augment,
         max_rotation_deg=data.max_rotation_deg,
         max_rescale_fraction=data.max_rescale_fraction,

@@ -95,6 +95,7 @@ RANGES: dict[type[Any], dict[str, Range]] = {
     },
     TrainConfig: {
         "num_epochs": COUNT,
+        "shortest_first_epochs": NOT_NEGATIVE,
         "global_batch_size": COUNT,
         "micro_batch_size": COUNT,
         "label_smoothing": FRACTION,

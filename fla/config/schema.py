@@ -129,6 +129,8 @@ class PretrainOptimConfig:
 class TrainConfig:
     num_epochs: int = 75
     """Passes over the training split."""
+    shortest_first_epochs: int = 0
+    """First passes in which short clips come before long ones, a curriculum (Deep Speech 2)."""
     global_batch_size: int = 8
     """Sentences per optimizer step, over all ranks and micro-batches."""
     micro_batch_size: int = 4

@@ -153,6 +153,8 @@ class TrainLoader(_ClipLoader):
     """Sentences a step, over all ranks."""
     micro_batch_size: int
     """Most sentences of one batch on one rank."""
+    shortest_first_epochs: int
+    """First epochs whose steps come in order of their clips' length."""
     augment: bool
     """Random crop, rotation, scale and shift, one draw a clip; else the centre crop."""
     max_rotation_deg: float
@@ -195,6 +197,7 @@ class TrainLoader(_ClipLoader):
             world_size=self.runtime.world_size,
             seed=self.seed,
             epoch=epoch,
+            shortest_first=epoch < self.shortest_first_epochs,
         )
 
     def _draw(self, sample: Sample, epoch: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

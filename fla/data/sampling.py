@@ -107,6 +107,7 @@ def plan_epoch(
     world_size: int,
     seed: int,
     epoch: int,
+    shortest_first: bool = False,
 ) -> list[StepPlan]:
     """Decide every step of one epoch for every rank.
 
@@ -122,6 +123,7 @@ def plan_epoch(
         world_size: Number of ranks.
         seed: Seed of the run.
         epoch: Counts from 0.
+        shortest_first: Steps come in order of their clips' length, not in a random one.
 
     Returns:
         N // global_batch_size steps.
@@ -151,7 +153,7 @@ def plan_epoch(
             frames_per_batch=frames_per_batch,
             world_size=world_size,
         )
-        for batch in _global_batches(lengths, global_batch_size, rng)
+        for batch in _global_batches(lengths, global_batch_size, rng, shortest_first=shortest_first)
     ]
 
 
@@ -255,11 +257,14 @@ def _check_lengths(lengths: NDArray[np.integer], *, frames_per_batch: int) -> No
 
 
 def _global_batches(
-    lengths: NDArray[np.integer], size: int, rng: np.random.Generator
+    lengths: NDArray[np.integer], size: int, rng: np.random.Generator, *, shortest_first: bool
 ) -> list[list[int]]:
     # Choose who sits out before sorting; afterwards it would mostly be the longest clips.
     order = rng.permutation(len(lengths))[: len(lengths) // size * size]
     blurred = lengths * rng.uniform(1 - LENGTH_JITTER, 1 + LENGTH_JITTER, size=len(lengths))
+    if shortest_first:
+        in_order: list[list[int]] = order[np.argsort(blurred[order])].reshape(-1, size).tolist()
+        return in_order
     batches: list[list[int]] = []
     for start in range(0, len(order), WINDOW_BATCHES * size):
         window = order[start : start + WINDOW_BATCHES * size]

@@ -86,6 +86,7 @@ def open_train_loader(
     micro_batch_size: int = 2,
     augment: bool = True,
     prefetch_batches: int = 2,
+    shortest_first_epochs: int = 0,
 ) -> TrainLoader:
     return TrainLoader(
         samples,
@@ -100,6 +101,7 @@ def open_train_loader(
         max_frames=8,
         resize_px=32,
         crop_px=CROP_PX,
+        shortest_first_epochs=shortest_first_epochs,
         augment=augment,
         max_rotation_deg=30.0,
         max_rescale_fraction=0.2,
@@ -191,6 +193,19 @@ def test_epochs_differ_in_order_and_in_frames(train_loader: TrainLoader):
     both = sorted(one.keys() & other.keys())
     assert ids_by_step(first) != ids_by_step(second)
     assert any(not torch.equal(one[id], other[id]) for id in both)
+
+
+def test_only_the_first_epochs_go_from_short_to_long(samples: list[Sample], root: Path):
+    loader = open_train_loader(samples, root, shortest_first_epochs=1)
+
+    by_epoch = [
+        [int(sum(batch.frame_lengths.sum() for batch in step.micro_batches)) for step in steps]
+        for steps in map(loader.epoch, range(4))
+    ]
+
+    assert by_epoch[0] == sorted(by_epoch[0])
+    assert any(frames != sorted(frames) for frames in by_epoch[1:])
+    loader.close()
 
 
 def test_resuming_at_a_step_gives_what_was_left(train_loader: TrainLoader):

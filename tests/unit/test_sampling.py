@@ -2,6 +2,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def some_lengths(num_samples: int = 203) -> np.ndarray:
     return np.random.default_rng(7).integers(1, 76, num_samples)
 
 
-def a_plan(lengths: np.ndarray, **changes: int) -> list[StepPlan]:
+def a_plan(lengths: np.ndarray, **changes: Any) -> list[StepPlan]:
     arguments = {
         "global_batch_size": 12,
         "micro_batch_size": 3,
@@ -233,6 +234,18 @@ def test_steps_of_long_and_short_clips_alternate_at_random():
     means = np.array([lengths[list(step.samples)].mean() for step in a_plan(lengths)])
 
     assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.3
+
+
+def test_a_curriculum_goes_from_short_to_long_clips_and_leaves_out_as_few():
+    lengths = some_lengths()
+
+    plan = a_plan(lengths, shortest_first=True)
+
+    means = [float(np.mean(lengths[list(step.samples)])) for step in plan]
+    # Lengths are blurred before they are sorted, so neighbors may swap.
+    assert means == pytest.approx(sorted(means), abs=3)
+    assert means[0] < 5 and means[-1] > 65
+    assert len({index for step in plan for index in step.samples}) == 203 // 12 * 12
 
 
 def test_frames_are_balanced_over_ranks():
