@@ -128,6 +128,14 @@ def test_poses_move_smoothly_between_signs():
     assert np.abs(np.diff(poses[:, :2], axis=0)).max() < 0.01
 
 
+def test_a_sign_alone_is_shown_slowly():
+    def length_s(signs: tuple[str, ...]) -> float:
+        timeline = build_timeline((signs,), speed=1.0, rng=np.random.default_rng(0))
+        return timeline.sentences[0].end_s - timeline.sentences[0].start_s
+
+    assert length_s(("DOG",)) > 0.6 * length_s(("DOG", "DOG"))
+
+
 def test_left_handed_signers_are_mirrored():
     pose = rest_pose()
     pose[:2] = (0.3, 0.3)

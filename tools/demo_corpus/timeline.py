@@ -10,6 +10,8 @@ from .signs import HANDSHAPES, MOVES, PLACES, SIGNS, Sign
 
 SIGN_S = 0.50
 """Length of a sign at speed 1, the way to it included, in seconds."""
+CITATION = 1.5
+"""A sign that stands alone is shown as a dictionary shows it, so much slower."""
 WAY = 0.34
 """Share of a sign that is the way from the one before."""
 BASE_HAND = (-0.06, 0.74, 90.0, "flat")
@@ -96,8 +98,9 @@ def build_timeline(
     times, poses, spans = [0.0, now], [rest_pose(), rest_pose()], []
     for number, signs in enumerate(sentences):
         start, lean = now, float(rng.normal(0.0, 0.008))
+        pace = CITATION if len(signs) == 1 else 1.0
         for name in signs:
-            length = SIGN_S / speed * rng.uniform(0.9, 1.12)
+            length = pace * SIGN_S / speed * rng.uniform(0.9, 1.12)
             keys = sign_poses(SIGNS[name], rng)
             add_face(keys, question=signs[-1] in QUESTIONS, negated=name == "NOT", lean=lean)
             times.extend(now + length * np.linspace(WAY, 1.0, len(keys)))
