@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from fla.data.decode import read_duration_s
+from fla.data.decode.video import read_duration_s
+from fla.data.frame_folder import is_frame_folder, list_frames
 from fla.data.manifest import Sample, check_manifest, deal_videos_at_random, read_manifest
 from fla.errors import DataError
 from fla.text.codec import TextCodec
@@ -76,11 +77,16 @@ def read_split(
 
 def _check_ranges(manifest: Path, samples: Sequence[Sample], root: Path) -> None:
     """Open every recording once, before any GPU is taken; reading its frames would take hours."""
-    videos = sorted({sample.video for sample in samples})
+    fps = {sample.video: sample.fps for sample in samples}
+
+    def duration_s(video: str) -> float:
+        path = root / video
+        if is_frame_folder(path):
+            return len(list_frames(path)) / fps[video]
+        return read_duration_s(path)
+
     with ThreadPoolExecutor(8) as pool:
-        durations = dict(
-            zip(videos, pool.map(lambda v: read_duration_s(root / v), videos), strict=True)
-        )
+        durations = dict(zip(fps, pool.map(duration_s, fps), strict=True))
     for sample in samples:
         if sample.end_s > durations[sample.video] + SLACK_S:
             raise DataError(

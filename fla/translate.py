@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fla.batch import Batch, pad_labels
 from fla.config.schema import BeamConfig
-from fla.data.decode import in_range, probe_video
+from fla.data.decode.video import in_range, probe_video
 from fla.data.pipeline import ClipPipeline, ClipRequest
 from fla.data.sampling import centre_warp, choose_frames
 from fla.errors import DataError
@@ -64,7 +64,8 @@ def translate_video(
 def _choose_clip(
     video: Path, start_s: float, end_s: float, preprocessing: Preprocessing
 ) -> ClipRequest:
-    times = probe_video(video).frame_times
+    info = probe_video(video)
+    times = info.frame_times
     num_frames = int(in_range(times, start_s, end_s).sum())
     if num_frames == 0:
         raise DataError(
@@ -74,6 +75,7 @@ def _choose_clip(
     return ClipRequest(
         sample_id=video.name,
         path=video,
+        fps=info.fps,
         start_s=start_s,
         end_s=end_s,
         num_frames=num_frames,

@@ -1,13 +1,11 @@
 """Turn a How2Sign download into manifests: python tools/import_how2sign.py SOURCE_DIR OUT_DIR."""
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 
+from fla.data.importers.command import run_import
 from fla.data.importers.how2sign import import_how2sign
-from fla.errors import FlaError
-from fla.progress import count_progress
 
 
 def main() -> int:
@@ -19,20 +17,12 @@ def main() -> int:
         "source", type=Path, help="folder that holds video_level/ and sentence_level/"
     )
     parser.add_argument("output", type=Path, help="folder for the manifests and the report")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    on_progress = count_progress("read", unit="recordings")
-    try:
-        report = import_how2sign(arguments.source, arguments.output, on_progress=on_progress)
-    except FlaError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}.", file=sys.stderr)
-        return 1
-    print(report.summary())
-    print(f"Every dropped row and why: {arguments.output / 'report.txt'}")
-    return 0
+    words = parser.parse_args()
+    return run_import(
+        lambda on_progress: import_how2sign(words.source, words.output, on_progress=on_progress),
+        output=words.output,
+        unit="recordings",
+    )
 
 
 if __name__ == "__main__":

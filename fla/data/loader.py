@@ -126,6 +126,7 @@ class _ClipLoader:
         return ClipRequest(
             sample_id=sample.id,
             path=self.root / sample.video,
+            fps=sample.fps,
             start_s=sample.start_s,
             end_s=sample.end_s,
             num_frames=sample.num_frames,

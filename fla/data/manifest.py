@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fla.data.frame_folder import is_frame_folder
 from fla.errors import DataError
 
 MAX_SENTENCES = 10
@@ -31,7 +32,8 @@ class Sample:
 
     id: str
     video: str
-    """Path of the recording, relative to the manifest's root, with forward slashes."""
+    """Path of the recording, or of the folder of its images, relative to the manifest's root, with
+    forward slashes; a folder may lie in a zip archive: `frames.zip/train/clip_1`."""
     start_s: float
     """First moment, in seconds after the recording's first presented frame."""
     end_s: float
@@ -257,7 +259,7 @@ def _count(value: dict[str, str], column: str, *, where: str) -> int:
 def _facts(manifest: Manifest) -> Iterator[tuple[int, Sample, int | None, bool]]:
     # One look a recording: it holds many samples, and the folder may be on a network.
     exists = {
-        video: (manifest.root / video).is_file()
+        video: (manifest.root / video).is_file() or is_frame_folder(manifest.root / video)
         for video in {sample.video for sample in manifest.samples}
     }
     seen: dict[str, int] = {}

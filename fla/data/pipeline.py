@@ -1,8 +1,7 @@
 """The DALI graph: compressed clips in, packed normalized frames out; one graph for every device.
 
-DALI decodes what it can decode on its device. Other codecs, on a CPU H.264 among them, are decoded
-in software and join the graph before the crop. DALI reads every video as BT.601, the software
-decoder as the file says: features of one model must all come from one of the two.
+DALI decodes what it can decode on its device. Other codecs, on a CPU H.264 among them, and frames
+that lie as images are decoded in software and join the graph before the crop.
 
 Shape letters: B = clips; T = frames of a clip; R = frames of all clips; S = resize_px; X = crop_px.
 """
@@ -23,7 +22,9 @@ from nvidia.dali.types import DALIDataType
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from fla.data.decode import VideoFormat, copy_range, read_format, read_frames
+from fla.data.decode.images import read_image_frames
+from fla.data.decode.video import copy_range, read_format, read_frames
+from fla.data.frame_folder import is_frame_folder
 from fla.errors import DataError
 
 # What torchvision's ResNet-18 was trained on, for values from 0 to 255.
@@ -36,6 +37,9 @@ DALI_CODECS = {
 }
 """Codecs that DALI decodes on each device; AV1 is missing on A100 and H100."""
 
+Decoder = Literal["dali", "software", "images"]
+"""Who decodes a recording."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClipRequest:
@@ -43,6 +47,9 @@ class ClipRequest:
 
     sample_id: str
     path: Path
+    """A recording, or a folder of images."""
+    fps: float
+    """Frames a second, where they lie as images; a recording has time stamps."""
     start_s: float
     """First moment, in seconds after the recording's first presented frame."""
     end_s: float
@@ -94,7 +101,7 @@ class ClipPipeline:
         self._decode_device = decode_device
         self._resize_px = resize_px
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
-        self._formats: dict[Path, VideoFormat] = {}
+        self._decoders: dict[Path, Decoder] = {}
         self._build: Callable[[], Pipeline] = partial(
             _clip_graph,
             batch_size=max_clips,
@@ -143,21 +150,13 @@ class ClipPipeline:
 
     def _read(self, request: ClipRequest) -> _ClipInput:
         try:
-            if self._decodes(request.path):
+            if request.path not in self._decoders:
+                self._decoders[request.path] = choose_decoder(request.path, self._decode_device)
+            if self._decoders[request.path] == "dali":
                 return _read_encoded(request)
-            return _read_host(request, self._resize_px)
+            return _read_host(request, self._decoders[request.path], self._resize_px)
         except DataError as error:
             raise DataError(f"{request.sample_id}: {error}") from error
-
-    def _decodes(self, path: Path) -> bool:
-        if path not in self._formats:
-            self._formats[path] = read_format(path)
-        video = self._formats[path]
-        # NVDEC of A100 and H100 has neither 10 bit nor 4:2:2 H.264.
-        is_plain = video.pixel_format in ("yuv420p", "yuvj420p")
-        return video.codec in DALI_CODECS[self._decode_device] and (
-            is_plain or self._decode_device == "cpu"
-        )
 
     def _find_fault(
         self, requests: Sequence[ClipRequest], inputs: Sequence[_ClipInput], error: RuntimeError
@@ -169,6 +168,21 @@ class ClipPipeline:
                 self._graph = self._build()
                 return _undecodable(request)
         return error
+
+
+def choose_decoder(path: Path, decode_device: Literal["mixed", "cpu"]) -> Decoder:
+    """Who decodes a recording on a device.
+
+    Raises:
+        DataError: The file is missing or is no video.
+    """
+    if is_frame_folder(path):
+        return "images"
+    video = read_format(path)
+    # NVDEC of A100 and H100 has neither 10 bit nor 4:2:2 H.264.
+    is_plain = video.pixel_format in ("yuv420p", "yuvj420p")
+    has_codec = video.codec in DALI_CODECS[decode_device]
+    return "dali" if has_codec and (is_plain or decode_device == "cpu") else "software"
 
 
 def _read_encoded(request: ClipRequest) -> _ClipInput:
@@ -187,12 +201,13 @@ def _read_encoded(request: ClipRequest) -> _ClipInput:
     )
 
 
-def _read_host(request: ClipRequest, resize_px: int) -> _ClipInput:
+def _read_host(request: ClipRequest, decoder: Decoder, resize_px: int) -> _ClipInput:
+    read = partial(read_image_frames, fps=request.fps) if decoder == "images" else read_frames
     return _ClipInput(
         is_encoded=np.array(False),
         encoded=np.zeros(1, np.uint8),
         frame_numbers=request.frame_numbers,
-        host_frames=read_frames(
+        host_frames=read(
             request.path,
             start_s=request.start_s,
             end_s=request.end_s,

@@ -44,11 +44,14 @@ def write_video(
     key_frame_every: int = 30,
     times_ms: Sequence[int] | None = None,
     options: dict[str, str] | None = None,
+    colorspace: int | None = None,
 ) -> Path:
     """Encode numbered frames; libx264 uses B-frames. The ending of `path` names the container.
 
     Args:
         times_ms: Presentation times instead of those that `fps` gives.
+        colorspace: FFmpeg's number of the matrix to convert with and to tag the file with;
+            none: BT.601, without a tag.
     """
     with av.open(path, "w") as output:
         stream = output.add_stream(codec, rate=fps, options=options or _fast(codec))
@@ -56,13 +59,30 @@ def write_video(
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.gop_size = key_frame_every
         stream.codec_context.thread_count = 1
+        if colorspace is not None:
+            stream.codec_context.colorspace = colorspace
         if times_ms is not None:
             stream.codec_context.time_base = stream.time_base = MILLISECOND
         for number in range(num_frames):
             frame = av.VideoFrame.from_ndarray(numbered_frame(number, size=size))
+            if colorspace is not None:
+                frame = frame.reformat(format="yuv420p", dst_colorspace=colorspace)
             if times_ms is not None:
                 frame.pts, frame.time_base = times_ms[number], MILLISECOND
             output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    return path
+
+
+def write_image(path: Path, number: int, *, size: int) -> Path:
+    """Write a numbered frame as a PNG or JPEG image, as the ending of `path` says."""
+    codec, kind = ("png", "rgb24") if path.suffix == ".png" else ("mjpeg", "yuvj420p")
+    with av.open(path, "w", format="image2pipe") as output:
+        stream = output.add_stream(codec, rate=1)
+        stream.width = stream.height = size
+        stream.pix_fmt = kind
+        frame = av.VideoFrame.from_ndarray(numbered_frame(number, size=size))
+        output.mux(stream.encode(frame))
         output.mux(stream.encode())
     return path
 

@@ -1,14 +1,16 @@
 """The DALI graph gives the same frames whoever decodes them, packed and normalized."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
 
-from fla.data.decode import in_range, probe_video, read_frames
+from fla.data.decode.video import in_range, probe_video, read_frames
 from fla.data.pipeline import IMAGENET_MEAN, IMAGENET_STD, ClipPipeline, ClipRequest
 from fla.data.sampling import centre_warp
 from fla.errors import DataError
@@ -56,6 +58,7 @@ def clip(
     return ClipRequest(
         sample_id=f"sample-{path.stem}",
         path=path,
+        fps=15.0,
         start_s=start_s,
         end_s=end_s,
         num_frames=int(inside.sum()),
@@ -109,10 +112,35 @@ def test_dalis_decoder_gives_the_frames_of_the_software_decoder(
     by_dali, _ = clips.run([request])
 
     monkeypatch.setattr("fla.data.pipeline.DALI_CODECS", {"cpu": frozenset()})
-    by_software, _ = clips.run([request])
+    with closing(open_pipeline()) as without_dali:
+        by_software, _ = without_dali.run([request])
 
     difference = (to_levels(by_dali) - to_levels(by_software)).abs()
     assert 0 < difference.mean() < 3, "0: both were decoded in software"
+
+
+def test_a_tag_for_bt709_is_passed_over_whoever_decodes(
+    clips: ClipPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    bt709, colored = 1, np.s_[:, CROP_PX // 2 :]
+    tagged = write_video(
+        tmp_path / "tagged.webm", num_frames=60, codec="libvpx-vp9", colorspace=bt709
+    )
+    plain = write_video(tmp_path / "plain.webm", num_frames=60, codec="libvpx-vp9")
+    with av.open(tagged) as container:
+        assert container.streams.video[0].codec_context.colorspace == bt709
+    by_dali = [to_levels(clips.run([clip(path)])[0])[colored] for path in (tagged, plain)]
+
+    monkeypatch.setattr("fla.data.pipeline.DALI_CODECS", {"cpu": frozenset()})
+    with closing(open_pipeline()) as without_dali:
+        by_software = [
+            to_levels(without_dali.run([clip(path)])[0])[colored] for path in (tagged, plain)
+        ]
+
+    assert (by_dali[0] - by_dali[1]).abs().mean() > 4, "both files hold the same bytes"
+    # 3.0 and 3.2; were one of the two to follow the tag, 7.7.
+    for dali, software in zip(by_dali, by_software, strict=True):
+        assert 0 < (dali - software).abs().mean() < 4
 
 
 @pytest.mark.parametrize("name", ["h264.mp4", "vp9.webm", "mjpeg.avi"])

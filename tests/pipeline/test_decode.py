@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from fla.data.decode import (
+from fla.data.decode.video import (
     EncodedRange,
     copy_range,
     in_range,

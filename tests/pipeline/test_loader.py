@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fla.batch import IGNORE_INDEX, Batch, Step
-from fla.data.decode import in_range, probe_video
+from fla.data.decode.video import in_range, probe_video
 from fla.data.loader import EvalLoader, TrainLoader
 from fla.data.manifest import Sample
 from fla.data.pipeline import IMAGENET_MEAN, IMAGENET_STD, ClipPipeline, ClipRequest

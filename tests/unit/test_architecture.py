@@ -15,7 +15,7 @@ MAX_LINES = 400
 
 # The only modules of fla that may import a giant.
 ROOMS = {
-    "av": {"fla.data.decode"},
+    "av": {"fla.data.decode.convert", "fla.data.decode.images", "fla.data.decode.video"},
     "deepspeed": {"fla.engine"},
     "mlflow": {"fla.tracking"},
     "nvidia": {"fla.data.pipeline"},

@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
-from fla.data.decode import VideoInfo, in_range, probe_video
+from fla.data.decode.video import VideoInfo, in_range, probe_video
 from fla.data.importers.how2sign_files import (
     SPLITS,
     RawSplit,
@@ -23,20 +23,27 @@ from fla.data.importers.how2sign_files import (
     read_split,
 )
 from fla.data.importers.report import (
+    NO_VIDEO,
     Clamped,
     Dropped,
+    ImportedSplit,
     ImportReport,
-    SplitReport,
+    Published,
     Stamps,
-    describe_durations,
-    describe_sentences,
-    write_report,
+    finish_import,
 )
-from fla.data.manifest import Sample, fingerprint, write_manifest
+from fla.data.manifest import Sample
 from fla.errors import DataError
 
 MIN_FRAMES = 2
 """A clip of one frame shows no movement."""
+
+PUBLISHED = {
+    "train": Published(num_rows=31165, note="31128 in the paper"),
+    "dev": Published(num_rows=1741),
+    "test": Published(num_rows=2357, note="2322 in the paper"),
+}
+"""Rows of the re-aligned files (how2sign-data, issue 4) and of the paper's table."""
 
 _VIDEO_NAME = re.compile(r".+-(\d+)-rgb_front")
 
@@ -63,18 +70,11 @@ def import_how2sign(
     # Before the recordings are read, which may take an hour.
     output.mkdir(parents=True, exist_ok=True)
     infos = _probe_all(_wanted_recordings(splits.values()), on_progress)
-
-    samples: dict[str, list[Sample]] = {}
-    reports: dict[str, SplitReport] = {}
-    for name, split in splits.items():
-        samples[name], reports[name] = _import_split(
-            split, infos, source=source, train=samples.get("train", [])
-        )
-    for name in splits:
-        write_manifest(output / f"{name}.tsv", samples[name], root=source)
-    report = ImportReport(corpus="How2Sign", source=str(source), splits=reports)
-    write_report(output, report)
-    return report
+    imported = {
+        name: _import_split(split, infos, source=source, published=PUBLISHED[name])
+        for name, split in splits.items()
+    }
+    return finish_import("How2Sign", imported, source=source, root=source, output=output)
 
 
 def _wanted_recordings(splits: Iterable[RawSplit]) -> list[Path]:
@@ -120,8 +120,8 @@ def _probe(path: Path) -> VideoInfo | DataError:
 
 
 def _import_split(
-    split: RawSplit, infos: Mapping[Path, VideoInfo], *, source: Path, train: Sequence[Sample]
-) -> tuple[list[Sample], SplitReport]:
+    split: RawSplit, infos: Mapping[Path, VideoInfo], *, source: Path, published: Published
+) -> ImportedSplit:
     samples: list[Sample] = []
     dropped: list[Dropped] = []
     clamped: list[Clamped] = []
@@ -139,13 +139,20 @@ def _import_split(
         samples.append(result)
         if (result.start_s, result.end_s) != (row.start_s, row.end_s):
             clamped.append(_clamped(row, _length_s(infos[split.recordings[row.video_name]])))
-    if not samples:
-        raise DataError(
-            f"{split.annotation}: none of its {len(split.rows)} rows became a sample; the first "
-            f"is {dropped[0].id}: {dropped[0].reason}. Check that recordings and annotation are "
-            "of the same split."
-        )
-    return samples, _report(split, samples, dropped, clamped, source=source, train=train)
+    named = {row.video_name for row in split.rows}
+    return ImportedSplit(
+        annotation=split.annotation,
+        samples=samples,
+        dropped=dropped,
+        clamped=clamped,
+        videos_without_rows=[
+            path.relative_to(source).as_posix()
+            for name, path in sorted(split.recordings.items())
+            if name not in named
+        ],
+        published=published,
+        stamps=_describe_stamps(split.rows),
+    )
 
 
 def _drop(row: Row, rule: str, reason: str) -> Dropped:
@@ -163,7 +170,7 @@ def _import_row(
 ) -> Sample | Dropped:
     stamps = f"{row.start_s} s to {row.end_s} s"
     if row.video_name not in split.recordings:
-        return _drop(row, "no video", f"there is no recording {row.video_name}.mp4")
+        return _drop(row, NO_VIDEO, f"there is no recording {row.video_name}.mp4")
     if not (math.isfinite(row.start_s) and math.isfinite(row.end_s)):
         return _drop(row, "no stamp", f"{stamps} is no range")
     if row.end_s <= row.start_s:
@@ -192,36 +199,6 @@ def _import_row(
 def _length_s(info: VideoInfo) -> float:
     """When the last frame leaves the screen, in seconds after the first one appears."""
     return float(info.frame_times[-1]) + (1 / info.fps if info.fps > 0 else 0.0)
-
-
-def _report(
-    split: RawSplit,
-    samples: Sequence[Sample],
-    dropped: Sequence[Dropped],
-    clamped: Sequence[Clamped],
-    *,
-    source: Path,
-    train: Sequence[Sample],
-) -> SplitReport:
-    named = {row.video_name for row in split.rows}
-    return SplitReport(
-        annotation=split.annotation.relative_to(source).as_posix(),
-        rows_read=len(split.rows),
-        samples_written=len(samples),
-        recordings=len({sample.video for sample in samples}),
-        dropped=tuple(dropped),
-        rows_without_video=tuple(row.id for row in dropped if row.rule == "no video"),
-        videos_without_rows=tuple(
-            path.relative_to(source).as_posix()
-            for name, path in sorted(split.recordings.items())
-            if name not in named
-        ),
-        clamped=tuple(clamped),
-        durations=describe_durations(samples),
-        stamps=_describe_stamps(split.rows),
-        sentences=describe_sentences(samples, train),
-        fingerprint=fingerprint(samples),
-    )
 
 
 def _describe_stamps(rows: Sequence[Row]) -> Stamps:

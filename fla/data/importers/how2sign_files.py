@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fla.data.importers.tables import read_text
 from fla.errors import DataError
 
 SPLITS = {"train": "train", "dev": "val", "test": "test"}
@@ -99,14 +100,7 @@ def _recording_folder(source: Path, split: str) -> Path:
 
 
 def _read_rows(path: Path) -> Iterator[Row]:
-    data = path.read_bytes()
-    try:
-        # Copies that a spreadsheet has saved begin with a byte order mark.
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}:{line}: not UTF-8. Download it again.") from None
-
+    text = read_text(path)
     # The download is tab-separated despite its name; copies with commas are in circulation.
     delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
     table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)

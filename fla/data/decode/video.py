@@ -1,4 +1,4 @@
-"""Software decoding: list a recording's frames, decode or copy one range of it, exactly.
+"""Recordings: list the frames of one, decode or copy a range of it in software, exactly.
 
 A frame is named by when it is presented, in seconds after the recording's first presented frame.
 What the container hides (an edit list's packets) is no frame. Only the key frame before a range
@@ -20,10 +20,10 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
-from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from fla.data.decode.convert import Converter
 from fla.errors import DataError
 
 _TOLERANCE_S = 1e-6
@@ -370,15 +370,8 @@ def _convert(
     frames: Iterator[av.VideoFrame], *, height: int, width: int
 ) -> dict[int, NDArray[np.uint8]]:
     """Scaled RGB images by time stamp, in the stream's ticks."""
-    # One for the clip: each keeps its tables for the sizes that it saw last.
-    reformatter = VideoReformatter()
-    images: dict[int, NDArray[np.uint8]] = {}
-    for frame in frames:
-        image = reformatter.reformat(
-            frame, width, height, "rgb24", interpolation=Interpolation.BILINEAR, threads=1
-        )
-        images[frame.pts or 0] = image.to_ndarray().astype(np.uint8, copy=False)
-    return images
+    converter = Converter(height=height, width=width)
+    return {frame.pts or 0: converter.convert(frame) for frame in frames}
 
 
 def _as_matroska(stream: VideoStream, packets: list[Packet[VideoStream]]) -> NDArray[np.uint8]:

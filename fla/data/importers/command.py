@@ -1,0 +1,38 @@
+"""What the import tools print and how they end."""
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from fla.data.importers.report import ImportReport
+from fla.errors import FlaError
+from fla.progress import count_progress
+
+Import = Callable[[Callable[[int, int], None]], ImportReport]
+"""Imports a corpus; takes a function to call with the units done so far and their total."""
+
+
+def run_import(import_corpus: Import, *, output: Path, unit: str) -> int:
+    """Import with progress, print the summary or the one sentence of an error.
+
+    Args:
+        import_corpus: Does it.
+        output: Folder that the report is in.
+        unit: What is counted, plural.
+
+    Returns:
+        The exit code.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    try:
+        report = import_corpus(count_progress("read", unit=unit))
+    except FlaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}.", file=sys.stderr)
+        return 1
+    print(report.summary())
+    print(f"Every dropped row and why: {output / 'report.txt'}")
+    return 0

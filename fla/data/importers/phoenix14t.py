@@ -1,0 +1,125 @@
+"""Importer for PHOENIX14T (Camgöz et al., CVPR 2018), from the folders that its archive unpacks to.
+
+PHOENIX-2014-T/annotations/manual/PHOENIX-2014-T.{train,dev,test}.corpus.csv
+PHOENIX-2014-T/features/fullFrame-210x260px/{train,dev,test}/NAME/images0001.png ...
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from fla.data.importers.frames import FrameRow, import_frame_folders, list_folders
+from fla.data.importers.labels import label_rows
+from fla.data.importers.report import ImportReport, Published, finish_import
+from fla.data.importers.tables import read_table
+from fla.errors import DataError
+
+FPS = 25.0
+"""Of the broadcast and of the images."""
+
+SPLITS = ("train", "dev", "test")
+PUBLISHED = {
+    "train": Published(num_rows=7096, num_frames=827354, note="7095 in some feature files"),
+    "dev": Published(num_rows=519, num_frames=55775),
+    "test": Published(num_rows=642, num_frames=64627),
+}
+"""Rows of the official annotation and images of the official archive, v3."""
+
+_ROOTS = (".", "PHOENIX-2014-T", "PHOENIX-2014-T-release-v3/PHOENIX-2014-T")
+_FRAMES = "features/fullFrame-210x260px"
+
+
+def import_phoenix14t(
+    source: Path,
+    output: Path,
+    *,
+    labels: Mapping[str, Path],
+    on_progress: Callable[[int, int], None],
+) -> ImportReport:
+    """Write train.tsv, dev.tsv, test.tsv, report.json and report.txt.
+
+    Args:
+        source: The unpacked folder, or one of the two around it; only read.
+        output: Folder for the five files; made where it is missing.
+        labels: A label file of GFSLT or SLRT for each split, in place of the official annotation;
+            empty: the official annotation.
+        on_progress: Called with folders read so far and their total number.
+
+    Raises:
+        DataError: an annotation file or a folder of frames is missing, a row cannot be
+            understood, images of a clip are missing, or no row of a split became a sample. No
+            file has been written then.
+        OSError: `output` cannot be written to.
+    """
+    root = _find_root(source.resolve())
+    annotations = dict(labels) or {split: _annotation(root, split) for split in SPLITS}
+    _check_layout(root, annotations)
+    rows = {
+        split: label_rows(path) if labels else list(_official_rows(path))
+        for split, path in annotations.items()
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    folders = list_folders(
+        [
+            root / _FRAMES / split / name
+            for split in SPLITS
+            for row in rows[split]
+            for name in row.folders
+        ],
+        on_progress=on_progress,
+    )
+    imported = {
+        split: import_frame_folders(
+            rows[split],
+            folders,
+            annotation=annotations[split],
+            parent=root / _FRAMES / split,
+            root=root,
+            fps=FPS,
+            published=PUBLISHED[split],
+        )
+        for split in SPLITS
+    }
+    return finish_import("PHOENIX14T", imported, source=root, root=root, output=output)
+
+
+def _find_root(source: Path) -> Path:
+    for inner in _ROOTS:
+        if (source / inner / "features").is_dir() or (source / inner / "annotations").is_dir():
+            return (source / inner).resolve()
+    raise DataError(
+        f"{source} has no folder annotations or features. Name the folder PHOENIX-2014-T that "
+        "the archive unpacks to."
+    )
+
+
+def _annotation(root: Path, split: str) -> Path:
+    return root / "annotations" / "manual" / f"PHOENIX-2014-T.{split}.corpus.csv"
+
+
+def _check_layout(root: Path, annotations: Mapping[str, Path]) -> None:
+    faults = [
+        f"{path} does not exist. Put the annotation there: all three splits are needed."
+        for path in annotations.values()
+        if not path.is_file()
+    ]
+    faults += [
+        f"{path} does not exist. Unpack the frames of the archive there."
+        for path in (root / _FRAMES / split for split in SPLITS)
+        if not path.is_dir()
+    ]
+    if faults:
+        raise DataError("\n".join(faults))
+
+
+def _official_rows(path: Path) -> Iterator[FrameRow]:
+    # The file quotes nothing: a quote is a letter.
+    for line, row in read_table(path, columns=("name", "video", "speaker", "translation")):
+        # `video` is NAME/1/*.png, but the archive has no folder 1.
+        folders = dict.fromkeys((row["name"], row["video"].split("/")[0]))
+        yield FrameRow(
+            line=line,
+            id=row["name"],
+            folders=tuple(folders),
+            signer=row["speaker"],
+            sentence=row["translation"],
+        )

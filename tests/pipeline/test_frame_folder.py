@@ -1,0 +1,203 @@
+"""Frames that lie as images, in folders and archives: the right ones, or one sentence."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fla.data.decode.images import read_image_frames
+from fla.data.frame_folder import find_gap, list_frames
+from fla.data.pipeline import ClipPipeline, ClipRequest
+from fla.errors import DataError
+from tests.helpers.videos import numbered_frame, read_number, write_image
+
+SIZE = 32
+FPS = 25.0
+
+
+def write_folder(folder: Path, *, num_frames: int = 12, ending: str = "png") -> Path:
+    folder.mkdir(parents=True)
+    for number in range(num_frames):
+        # Not in the order that the disk lists them, and numbered as PHOENIX14T numbers.
+        write_image(folder / f"images{number + 1:04d}.{ending}", number, size=SIZE)
+    return folder
+
+
+def read(
+    path: Path, *, frames: list[int], num_frames: int = 12, start_s: float = 0.0
+) -> NDArray[np.uint8]:
+    return read_image_frames(
+        path,
+        fps=FPS,
+        start_s=start_s,
+        end_s=start_s + num_frames / FPS,
+        num_frames=num_frames,
+        frame_numbers=np.array(frames, np.int32),
+        height=SIZE,
+        width=SIZE,
+    )
+
+
+def zipped(folder: Path, archive: Path) -> Path:
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(folder.iterdir(), reverse=True):
+            file.write(path, f"train/{folder.name}/{path.name}")
+    return archive / "train" / folder.name
+
+
+def test_images_come_in_the_order_of_their_numbers_and_nothing_else_does(tmp_path: Path):
+    for name in ("9.png", "10.png", "2.png", "createLabels.py.lprof", "._2.png", "notes.txt"):
+        (tmp_path / name).touch()
+
+    assert list_frames(tmp_path) == ("2.png", "9.png", "10.png")
+
+
+def test_png_frames_are_the_very_pixels_that_were_written(tmp_path: Path):
+    folder = write_folder(tmp_path / "clip")
+
+    frames = read(folder, frames=[0, 4, 11])
+
+    expected = [numbered_frame(number, size=SIZE) for number in (0, 4, 11)]
+    np.testing.assert_array_equal(frames, np.stack(expected))
+
+
+def test_jpeg_frames_are_those_of_an_independent_decoder(tmp_path: Path):
+    folder = write_folder(tmp_path / "clip", ending="jpg")
+
+    frames = read(folder, frames=[3])
+
+    with av.open(folder / "images0004.jpg") as container:
+        expected = next(container.decode(video=0)).to_ndarray(format="rgb24")
+    assert np.abs(frames[0].astype(int) - expected).mean() < 1.5
+    assert read_number(frames[0]) == 3
+
+
+def test_a_range_of_a_folder_begins_at_its_frame(tmp_path: Path):
+    folder = write_folder(tmp_path / "clip")
+
+    frames = read(folder, frames=[0, 2], num_frames=4, start_s=5 / FPS)
+
+    assert [read_number(frame) for frame in frames] == [5, 7]
+
+
+def test_a_folder_in_an_archive_gives_the_frames_of_the_folder(tmp_path: Path):
+    folder = write_folder(tmp_path / "clip")
+    inside = zipped(folder, tmp_path / "frames.zip")
+
+    np.testing.assert_array_equal(read(inside, frames=[0, 5]), read(folder, frames=[0, 5]))
+
+
+def test_images_share_a_batch_of_the_graph_with_other_clips(tmp_path: Path):
+    paths = [
+        write_folder(tmp_path / "png"),
+        write_folder(tmp_path / "jpeg", ending="jpg", num_frames=20),
+    ]
+    pipeline = ClipPipeline(
+        decode_device="cpu", dali_device_id=None, resize_px=SIZE, crop_px=SIZE, max_clips=2,
+        num_threads=2,
+    )  # fmt: skip
+    requests = [
+        ClipRequest(
+            sample_id=path.name, path=path, fps=FPS, start_s=0.0, end_s=num_frames / FPS,
+            num_frames=num_frames, frame_numbers=np.arange(1, num_frames, 6, dtype=np.int32),
+            warp=np.array([[1, 0, 0], [0, 1, 0]], np.float32),
+        )
+        for path, num_frames in zip(paths, (12, 20), strict=True)
+    ]  # fmt: skip
+
+    frames, lengths = pipeline.run(requests)
+    pipeline.close()
+
+    assert lengths.tolist() == [2, 4]
+    levels = frames.permute(0, 2, 3, 1).numpy() * 57 + 116
+    assert [read_number(frame) for frame in levels] == [1, 7, 1, 7, 13, 19]
+
+
+def cut(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def flip(data: bytes) -> bytes:
+    # A byte of a PNG's header that says how its lines are ordered: only the checksum tells.
+    return data[:28] + bytes([data[28] ^ 0xFF]) + data[29:]
+
+
+@pytest.mark.parametrize(
+    ("ending", "damage"),
+    [
+        ("png", cut),
+        ("png", flip),
+        ("jpg", cut),
+        ("png", lambda _: b""),
+        ("jpg", lambda _: b""),
+        ("png", lambda _: b"<html>404</html>"),
+        ("jpg", lambda _: b"<html>404</html>"),
+    ],
+)
+def test_a_damaged_image_is_named(ending: str, damage, tmp_path: Path):
+    folder = write_folder(tmp_path / "clip", ending=ending)
+    bad = folder / f"images0005.{ending}"
+    bad.write_bytes(damage(bad.read_bytes()))
+
+    with pytest.raises(DataError, match=rf"{bad} is no image that decodes\. Replace"):
+        read(folder, frames=[4])
+
+
+def test_another_number_of_images_than_the_manifest_says_is_an_error(tmp_path: Path):
+    folder = write_folder(tmp_path / "clip", num_frames=11)
+
+    with pytest.raises(DataError, match="holds 11 images, but the manifest says 12"):
+        read(folder, frames=[0])
+
+
+def test_an_archive_that_was_cut_is_named(tmp_path: Path):
+    inside = zipped(write_folder(tmp_path / "clip"), tmp_path / "frames.zip")
+    archive = tmp_path / "frames.zip"
+    archive.write_bytes(cut(archive.read_bytes()))
+
+    with pytest.raises(DataError, match=r"frames\.zip/train/clip cannot be read"):
+        read(inside, frames=[0])
+
+
+def test_an_archive_that_holds_another_image_than_it_says_is_named(tmp_path: Path):
+    inside = zipped(write_folder(tmp_path / "clip"), tmp_path / "frames.zip")
+    archive = tmp_path / "frames.zip"
+    image = (tmp_path / "clip" / "images0001.png").read_bytes()
+    data = archive.read_bytes()
+    archive.write_bytes(data.replace(image, flip(image)))
+
+    with pytest.raises(DataError, match="cannot be read"):
+        read(inside, frames=[0])
+
+
+def test_a_missing_image_in_the_middle_is_a_gap():
+    assert find_gap(("images0001.png", "images0002.png", "images0004.png")) == (
+        "images0002.png",
+        "images0004.png",
+    )
+    assert find_gap(("000000.jpg", "000001.jpg")) is None
+
+
+def test_sixteen_bit_and_gray_images_decode_to_color(tmp_path: Path):
+    tmp_path.joinpath("clip").mkdir()
+    gray = np.full((SIZE, SIZE), 128, np.uint8)
+    for number, (image, kind) in enumerate(
+        [(gray, "gray"), (gray.astype(np.uint16) * 257, "gray16be")]
+    ):
+        buffer = io.BytesIO()
+        frame = av.VideoFrame.from_ndarray(image, format=kind)
+        with av.open(buffer, "w", format="image2pipe") as output:
+            stream = output.add_stream("png", rate=1)
+            stream.width = stream.height = SIZE
+            stream.pix_fmt = kind
+            output.mux(stream.encode(frame))
+            output.mux(stream.encode())
+        (tmp_path / "clip" / f"{number}.png").write_bytes(buffer.getvalue())
+
+    frames = read(tmp_path / "clip", frames=[0, 1], num_frames=2)
+
+    assert np.abs(frames.astype(int) - 128).max() <= 1
