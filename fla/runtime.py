@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import distributed
 
+from fla.errors import ConfigError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
@@ -75,7 +77,11 @@ def start_runtime() -> Runtime:
 
 
 def join_process_group(backend: str, *, rank: int, world_size: int) -> None:
-    """Join the group that the launcher described, or make one of a single rank without a port."""
+    """Join the group that the launcher described, or make one of a single rank without a port.
+
+    Raises:
+        ConfigError: The port that the ranks are to meet at is taken.
+    """
     if distributed.is_initialized():
         return
     # Before deepspeed.initialize: it reuses this group, and never tries MPI.
@@ -83,9 +89,17 @@ def join_process_group(backend: str, *, rank: int, world_size: int) -> None:
         store = distributed.HashStore()  # type: ignore[attr-defined]
         distributed.init_process_group(backend, store=store, rank=0, world_size=1)
         return
-    distributed.init_process_group(
-        backend, rank=rank, world_size=world_size, timeout=timedelta(minutes=10)
-    )
+    try:
+        distributed.init_process_group(
+            backend, rank=rank, world_size=world_size, timeout=timedelta(minutes=10)
+        )
+    except distributed.DistNetworkError as error:
+        if "EADDRINUSE" not in str(error):
+            raise
+        raise ConfigError(
+            f"Port {os.environ['MASTER_PORT']} of this machine is taken, perhaps by another run. "
+            "Name a free one: deepspeed --master_port PORT launchers/..."
+        ) from None
 
 
 def stop_runtime() -> None:

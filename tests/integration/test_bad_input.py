@@ -1,6 +1,7 @@
 """A user's mistake ends a command with one sentence and exit code 1 or 2, printed once."""
 
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -224,6 +225,19 @@ def test_two_ranks_under_deepspeeds_launcher_say_it_once(corpus, tmp_path):
     done = run(deepspeed(*corpus.stage1(tmp_path), "optim.learning_rat=1"))
 
     expect_sentence(done, "optim.learning_rat:", "'learning_rate'", exit_code=CONFIG)
+
+
+def test_a_port_that_another_run_holds_is_named(stage1_export):
+    words = ["launchers/decode.py", f"export_dir={stage1_export}"]
+    with socket.socket() as other_run:
+        other_run.bind(("", 0))
+        other_run.listen()
+        port = str(other_run.getsockname()[1])
+        command = deepspeed(*words, num_ranks=1)
+        command[command.index("--master_port") + 1] = port
+        done = run(command)
+
+    expect_sentence(done, f"Port {port} ", "deepspeed --master_port PORT", exit_code=CONFIG)
 
 
 @pytest.mark.parametrize("program", LAUNCHERS)
