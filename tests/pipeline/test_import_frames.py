@@ -131,6 +131,16 @@ def test_a_row_with_a_pipe_too_many_is_named_with_its_line(tmp_path: Path):
         import_phoenix(tmp_path / "download", tmp_path / "out")
 
 
+def test_an_annotation_without_rows_is_named(tmp_path: Path):
+    base = write_phoenix(tmp_path / "download")
+    path = base / "annotations" / "manual" / "PHOENIX-2014-T.test.corpus.csv"
+    path.write_text(f"{PHOENIX_HEADER}\n")
+
+    with pytest.raises(DataError, match=rf"{path}: has no row of test\. Download it again"):
+        import_phoenix(tmp_path / "download", tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.tsv"))
+
+
 def write_labels(path: Path, content: object) -> Path:
     path.write_bytes(gzip.compress(pickle.dumps(content)))
     return path

@@ -103,7 +103,6 @@ def import_csl_daily(
         "CSL-Daily",
         imported,
         source=source,
-        root=source,
         output=output,
         rows_without_split=without_split,
     )

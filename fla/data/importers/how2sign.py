@@ -74,7 +74,7 @@ def import_how2sign(
         name: _import_split(split, infos, source=source, published=PUBLISHED[name])
         for name, split in splits.items()
     }
-    return finish_import("How2Sign", imported, source=source, root=source, output=output)
+    return finish_import("How2Sign", imported, source=source, output=output)
 
 
 def _wanted_recordings(splits: Iterable[RawSplit]) -> list[Path]:

@@ -79,7 +79,7 @@ def import_phoenix14t(
         )
         for split in SPLITS
     }
-    return finish_import("PHOENIX14T", imported, source=root, root=root, output=output)
+    return finish_import("PHOENIX14T", imported, source=root, output=output)
 
 
 def _find_root(source: Path) -> Path:

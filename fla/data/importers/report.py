@@ -161,7 +161,6 @@ def finish_import(
     splits: Mapping[str, ImportedSplit],
     *,
     source: Path,
-    root: Path,
     output: Path,
     rows_without_split: Sequence[str] = (),
 ) -> ImportReport:
@@ -170,15 +169,16 @@ def finish_import(
     Args:
         corpus: Its name, for the report.
         splits: By our name, train first.
-        source: The folder that was imported, absolute.
-        root: Folder that the samples' videos are relative to.
+        source: The folder that was imported and that the samples' videos are relative to, absolute.
         output: Where to write; exists.
         rows_without_split: Names that the annotation has and no split.
 
     Raises:
-        DataError: no row of a split became a sample. Nothing has been written then.
+        DataError: a split has no row, or none that became a sample. Nothing has been written then.
     """
-    for split in splits.values():
+    for name, split in splits.items():
+        if not split.samples and not split.dropped:
+            raise DataError(f"{split.annotation}: has no row of {name}. Download it again.")
         if not split.samples:
             raise DataError(
                 f"{split.annotation}: none of its {len(split.dropped)} rows became a sample; the "
@@ -196,7 +196,7 @@ def finish_import(
         rows_without_split=tuple(rows_without_split),
     )
     for name, split in splits.items():
-        write_manifest(output / f"{name}.tsv", split.samples, root=root)
+        write_manifest(output / f"{name}.tsv", split.samples, root=source)
     _write_report(output, report)
     return report
 
