@@ -1,0 +1,109 @@
+"""Find the clips of a manifest that do not decode, before a training run meets them.
+
+Every frame of every clip is decoded in software, on all cores. What has been decoded is noted
+beside the manifest, so a check that was stopped goes on; clips that failed are tried again.
+"""
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from fla.data.decode.images import read_image_frames
+from fla.data.decode.video import read_frames
+from fla.data.frame_folder import is_frame_folder
+from fla.data.manifest import Manifest, Sample
+from fla.errors import DataError
+
+# Frames are converted as for training, but nobody looks at them.
+_SIDE_PX = 32
+_CLIPS_AT_ONCE = 8
+
+
+def find_bad_clips(manifest: Manifest, *, on_progress: Callable[[int, int], None]) -> list[str]:
+    """Decode every clip of a manifest that has not been decoded before.
+
+    Args:
+        manifest: One that `check_manifest` has accepted.
+        on_progress: Called with clips decoded so far, earlier checks included, and their total.
+
+    Returns:
+        A sentence for each clip that does not decode, in the manifest's order.
+
+    Raises:
+        OSError: The notes beside the manifest cannot be written.
+    """
+    notes = notes_path(manifest.path)
+    good = _read_notes(notes, manifest.sha256)
+    waiting = [sample for sample in manifest.samples if sample.id not in good]
+    done, total = len(manifest.samples) - len(waiting), len(manifest.samples)
+    on_progress(done, total)
+    bad: list[str] = []
+    _write_notes(notes, manifest.sha256, good)
+    with notes.open("a", encoding="utf-8") as file:
+        for sample, fault in _decode_all(waiting, manifest.root):
+            done += 1
+            if fault is None:
+                file.write(f"{json.dumps(sample.id)}\n")
+                file.flush()
+            else:
+                bad.append(fault)
+            on_progress(done, total)
+    return bad
+
+
+def notes_path(manifest: Path) -> Path:
+    """Where the ids of clips that decode are noted: a hash of the manifest, then an id a line."""
+    return manifest.with_name(f"{manifest.name}.checked")
+
+
+def _read_notes(path: Path, sha256: str) -> set[str]:
+    """Ids that decoded, if the manifest has not changed since."""
+    if not path.is_file():
+        return set()
+    first, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
+    if first != sha256:
+        return set()
+    # A check that was killed may have written half of its last line.
+    return {json.loads(line) for line in lines if line.startswith('"') and line.endswith('"')}
+
+
+def _write_notes(path: Path, sha256: str, good: Iterable[str]) -> None:
+    # Whole lines again, also where the last one was cut.
+    lines = [sha256, *map(json.dumps, sorted(good))]
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    unfinished.replace(path)
+
+
+def _decode_all(samples: Sequence[Sample], root: Path) -> Iterator[tuple[Sample, str | None]]:
+    # Started anew and not forked: the caller's process may hold threads and locks.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count() or 1, mp_context=context) as pool:
+        faults = pool.map(partial(_decode, root=root), samples, chunksize=_CLIPS_AT_ONCE)
+        yield from zip(samples, faults, strict=True)
+
+
+def _decode(sample: Sample, *, root: Path) -> str | None:
+    """Decode a clip; the sentence that says why it does not, or None."""
+    path = root / sample.video
+    is_folder = is_frame_folder(path)
+    read = partial(read_image_frames, fps=sample.fps) if is_folder else read_frames
+    try:
+        read(
+            path,
+            start_s=sample.start_s,
+            end_s=sample.end_s,
+            num_frames=sample.num_frames,
+            frame_numbers=np.arange(sample.num_frames, dtype=np.int32),
+            height=_SIDE_PX,
+            width=_SIDE_PX,
+        )
+    except DataError as error:
+        return f"{sample.id}: {error}"
+    return None

@@ -1,0 +1,125 @@
+"""The check finds every clip that does not decode, names it, and does no work twice."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fla.data.check import find_bad_clips, notes_path
+from fla.data.manifest import Manifest, Sample, read_manifest, write_manifest
+from tests.helpers.videos import write_image, write_video
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 4
+
+
+def write_corpus(folder: Path) -> Path:
+    """Four clips of a recording at 15 frames a second, then one of 4 images; all good."""
+    write_video(folder / "recording.mp4", num_frames=15 * SECONDS, key_frame_every=15)
+    (folder / "images").mkdir()
+    for number in range(4):
+        write_image(folder / "images" / f"{number}.png", number, size=32)
+    samples = [
+        sample(f"clip-{second}", "recording.mp4", start_s=second, end_s=second + 1, num_frames=15)
+        for second in range(SECONDS)
+    ]
+    samples.append(sample("images", "images", start_s=0, end_s=4 / 15, num_frames=4))
+    write_manifest(folder / "train.tsv", samples, root=folder)
+    return folder / "train.tsv"
+
+
+def sample(id_: str, video: str, *, start_s: float, end_s: float, num_frames: int) -> Sample:
+    return Sample(
+        id=id_, video=video, start_s=float(start_s), end_s=float(end_s), fps=15.0,
+        num_frames=num_frames, signer="", sentence="Hello.",
+    )  # fmt: skip
+
+
+def check(manifest: Manifest) -> tuple[list[str], list[tuple[int, int]]]:
+    """The faults, and every progress that was told."""
+    told: list[tuple[int, int]] = []
+    faults = find_bad_clips(manifest, on_progress=lambda done, total: told.append((done, total)))
+    return faults, told
+
+
+def damage(path: Path, *, first: float, last: float) -> bytes:
+    """Overwrite a part of a file; the bytes that it had."""
+    before = path.read_bytes()
+    begin, end = int(len(before) * first), int(len(before) * last)
+    path.write_bytes(before[:begin] + bytes(end - begin) + before[end:])
+    return before
+
+
+def test_clips_that_do_not_decode_are_named_and_the_others_are_not(tmp_path: Path):
+    manifest = read_manifest(write_corpus(tmp_path))
+    (tmp_path / "images" / "2.png").write_bytes(b"")
+    damage(tmp_path / "recording.mp4", first=0.5, last=0.6)
+
+    faults, told = check(manifest)
+
+    names = {fault.partition(":")[0] for fault in faults}
+    assert "images" in names
+    assert names & {"clip-1", "clip-2", "clip-3"}
+    assert "clip-0" not in names
+    assert told[0] == (0, 5)
+    assert told[-1] == (5, 5)
+
+
+def test_a_second_check_decodes_only_what_failed(tmp_path: Path):
+    manifest = read_manifest(write_corpus(tmp_path))
+    image = tmp_path / "images" / "2.png"
+    good = image.read_bytes()
+    image.write_bytes(b"")
+    first, _ = check(manifest)
+    # Nobody may open it again.
+    (tmp_path / "recording.mp4").write_bytes(b"")
+    image.write_bytes(good)
+
+    second, told = check(manifest)
+
+    assert [fault.partition(":")[0] for fault in first] == ["images"]
+    assert second == []
+    assert told[0] == (4, 5)
+
+
+def test_a_check_that_was_killed_in_a_line_goes_on(tmp_path: Path):
+    manifest = read_manifest(write_corpus(tmp_path))
+    check(manifest)
+    notes = notes_path(manifest.path)
+    notes.write_text(notes.read_text()[:-4])
+
+    faults, told = check(manifest)
+    _, told_again = check(manifest)
+
+    assert (faults, told[0]) == ([], (4, 5))
+    assert told_again == [(5, 5)]
+
+
+def test_another_manifest_is_checked_from_the_beginning(tmp_path: Path):
+    path = write_corpus(tmp_path)
+    check(read_manifest(path))
+    path.write_text(path.read_text().replace("Hello.", "Good bye."))
+
+    _, told = check(read_manifest(path))
+
+    assert told[0] == (0, 5)
+
+
+@pytest.mark.parametrize("is_bad", [False, True])
+def test_the_tool_ends_with_1_where_a_clip_is_bad(is_bad: bool, tmp_path: Path):
+    path = write_corpus(tmp_path)
+    if is_bad:
+        (tmp_path / "images" / "2.png").write_bytes(b"")
+
+    done = subprocess.run(
+        [sys.executable, "tools/check_data.py", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+
+    assert done.returncode == int(is_bad), done.stderr
+    assert f"{path}: 5 clips, {int(is_bad)} do not decode." in done.stdout
+    assert ("2.png is no image that decodes" in done.stdout) == is_bad
