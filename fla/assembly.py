@@ -50,7 +50,9 @@ def open_parts(config: Stage1Config | Stage2Config, runtime: Runtime) -> Iterato
         has_gpu=runtime.device != "cpu",
     )
     codec = read_codec(Path(config.text.tokenizer_dir), language=config.text.language)
-    train_split, dev_split = (_read_split(name, config, codec) for name in ("train", "dev"))
+    train_split, dev_split = (
+        _read_split(name, config, codec, runtime) for name in ("train", "dev")
+    )
     with (
         closing(_open_train_loader(config, train_split, runtime)) as train_loader,
         closing(_open_dev_loader(config, dev_split, runtime)) as dev_loader,
@@ -168,7 +170,9 @@ def corpus_name(config: Stage1Config | Stage2Config) -> str:
     return config.tracking.experiment or Path(config.data.manifest_dir).absolute().name
 
 
-def _read_split(name: str, config: Stage1Config | Stage2Config, codec: TextCodec) -> Split:
+def _read_split(
+    name: str, config: Stage1Config | Stage2Config, codec: TextCodec, runtime: Runtime
+) -> Split:
     return read_split(
         name,
         manifest_dir=config.data.manifest_dir,
@@ -177,6 +181,7 @@ def _read_split(name: str, config: Stage1Config | Stage2Config, codec: TextCodec
         max_tokens=config.text.max_tokens,
         shuffle_videos=config.data.shuffle_videos,
         seed=config.seed,
+        decode_device=runtime.decode_device,
     )
 
 

@@ -39,6 +39,7 @@ def run_decoding(config: DecodeConfig) -> None:
         max_tokens=1_000_000,
         shuffle_videos=config.shuffle_videos,
         seed=config.seed,
+        decode_device=runtime.decode_device,
     )
     folder = open_run_folder(Path(config.output_dir) if config.output_dir else export_dir.parent)
     with closing(_open_loader(config, translator, split, runtime)) as loader:

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from fla.data.decode.images import read_image_frames
-from fla.data.decode.video import copy_range, read_format, read_frames
+from fla.data.decode.video import VideoFormat, copy_range, read_format, read_frames
 from fla.data.frame_folder import is_frame_folder
 from fla.errors import DataError
 
@@ -151,7 +151,8 @@ class ClipPipeline:
     def _read(self, request: ClipRequest) -> _ClipInput:
         try:
             if request.path not in self._decoders:
-                self._decoders[request.path] = choose_decoder(request.path, self._decode_device)
+                video = None if is_frame_folder(request.path) else read_format(request.path)
+                self._decoders[request.path] = choose_decoder(video, self._decode_device)
             if self._decoders[request.path] == "dali":
                 return _read_encoded(request)
             return _read_host(request, self._decoders[request.path], self._resize_px)
@@ -170,15 +171,10 @@ class ClipPipeline:
         return error
 
 
-def choose_decoder(path: Path, decode_device: Literal["mixed", "cpu"]) -> Decoder:
-    """Who decodes a recording on a device.
-
-    Raises:
-        DataError: The file is missing or is no video.
-    """
-    if is_frame_folder(path):
+def choose_decoder(video: VideoFormat | None, decode_device: Literal["mixed", "cpu"]) -> Decoder:
+    """Who decodes a recording on a device; None is a folder of images."""
+    if video is None:
         return "images"
-    video = read_format(path)
     # NVDEC of A100 and H100 has neither 10 bit nor 4:2:2 H.264.
     is_plain = video.pixel_format in ("yuv420p", "yuvj420p")
     has_codec = video.codec in DALI_CODECS[decode_device]

@@ -41,7 +41,7 @@ _END_SLACK_S = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class VideoFormat:
-    """What decides which decoder can read a recording."""
+    """What a recording's header says."""
 
     codec: str
     """FFmpeg's name: h264, hevc, vp9, mjpeg ..."""
@@ -49,6 +49,8 @@ class VideoFormat:
     height: int
     pixel_format: str
     """FFmpeg's name: yuv420p ..."""
+    duration_s: float
+    """How long the header says that it lasts; infinity where that does not say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,30 +100,20 @@ def probe_video(path: Path) -> VideoInfo:
         times = np.asarray((pts - pts[0]) * _seconds_per_tick(stream), dtype=np.float64)
         average_rate = float(stream.average_rate or 0.0)
         return VideoInfo(
-            **asdict(_format(stream)),
+            **asdict(_format(container, stream)),
             fps=float((len(times) - 1) / times[-1]) if times[-1] > 0 else average_rate,
             frame_times=times,
         )
 
 
 def read_format(path: Path) -> VideoFormat:
-    """What decoder a recording needs, from its header alone.
+    """What a recording's header says, without reading on.
 
     Raises:
         DataError: The file is missing or is no video.
     """
-    with _open_video(path, options=_QUICK_OPEN) as (_, stream):
-        return _format(stream)
-
-
-def read_duration_s(path: Path) -> float:
-    """How long a recording lasts, from its header alone; infinity where that does not say.
-
-    Raises:
-        DataError: The file is missing or is no video.
-    """
-    with _open_video(path, options=_QUICK_OPEN) as (container, _):
-        return float("inf") if container.duration is None else container.duration / av.time_base
+    with _open_video(path, options=_QUICK_OPEN) as (container, stream):
+        return _format(container, stream)
 
 
 def in_range(times: NDArray[np.float64], start_s: float, end_s: float) -> NDArray[np.bool_]:
@@ -216,13 +208,16 @@ def _unreadable(path: Path, reason: str) -> DataError:
     return DataError(f"{path} does not decode: {reason}. Replace the file, or leave it out.")
 
 
-def _format(stream: VideoStream) -> VideoFormat:
+def _format(container: InputContainer, stream: VideoStream) -> VideoFormat:
     context = stream.codec_context
     return VideoFormat(
         codec=stream.codec.canonical_name,
         width=context.width,
         height=context.height,
         pixel_format=context.pix_fmt or "unknown",
+        duration_s=float("inf")
+        if container.duration is None
+        else container.duration / av.time_base,
     )
 
 
