@@ -1,13 +1,12 @@
 """Decode every clip of manifests before a run does: python tools/check_data.py train.tsv ..."""
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 
 from fla.data.check import find_bad_clips
+from fla.data.command import run_tool
 from fla.data.manifest import check_manifest, read_manifest
-from fla.errors import FlaError
 from fla.progress import count_progress
 
 
@@ -21,9 +20,9 @@ def main() -> int:
         "--video-root", default="", metavar="DIR", help="folder of the videos, if they moved"
     )
     words = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    bad = 0
-    try:
+
+    def work() -> int:
+        bad = 0
         for path in words.manifest:
             manifest = read_manifest(path, video_root=words.video_root)
             check_manifest(manifest)
@@ -31,13 +30,9 @@ def main() -> int:
             print("".join(f"{fault}\n" for fault in faults), end="")
             print(f"{path}: {len(manifest.samples)} clips, {len(faults)} do not decode.")
             bad += len(faults)
-    except FlaError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}.", file=sys.stderr)
-        return 1
-    return 1 if bad else 0
+        return 1 if bad else 0
+
+    return run_tool(work)
 
 
 if __name__ == "__main__":

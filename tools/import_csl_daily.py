@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from fla.data.importers.command import run_import
+from fla.data.command import run_import
 from fla.data.importers.csl_daily import SPLITS, import_csl_daily
 
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from fla.data.importers.command import run_import
+from fla.data.command import run_import
 from fla.data.importers.how2sign import import_how2sign
 
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from fla.data.importers.command import run_import
+from fla.data.command import run_import
 from fla.data.importers.phoenix14t import SPLITS, import_phoenix14t
 
 

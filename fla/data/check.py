@@ -5,10 +5,8 @@ beside the manifest, so a check that was stopped goes on; clips that failed are 
 """
 
 import json
-import multiprocessing
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from fla.data.decode.images import read_image_frames
 from fla.data.decode.video import read_frames
 from fla.data.frame_folder import is_frame_folder
 from fla.data.manifest import Manifest, Sample
+from fla.data.processes import map_on_all_cores
 from fla.errors import DataError
 
 # Frames are converted as for training, but nobody looks at them.
@@ -45,8 +44,12 @@ def find_bad_clips(manifest: Manifest, *, on_progress: Callable[[int, int], None
     on_progress(done, total)
     bad: list[str] = []
     _write_notes(notes, manifest.sha256, good)
-    with notes.open("a", encoding="utf-8") as file:
-        for sample, fault in _decode_all(waiting, manifest.root):
+    decode = partial(_decode, root=manifest.root)
+    with (
+        notes.open("a", encoding="utf-8") as file,
+        closing(map_on_all_cores(decode, waiting, at_once=_CLIPS_AT_ONCE)) as faults,
+    ):
+        for sample, fault in zip(waiting, faults, strict=True):
             done += 1
             if fault is None:
                 file.write(f"{json.dumps(sample.id)}\n")
@@ -79,14 +82,6 @@ def _write_notes(path: Path, sha256: str, good: Iterable[str]) -> None:
     unfinished = path.with_name(f"{path.name}.unfinished")
     unfinished.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     unfinished.replace(path)
-
-
-def _decode_all(samples: Sequence[Sample], root: Path) -> Iterator[tuple[Sample, str | None]]:
-    # Started anew and not forked: the caller's process may hold threads and locks.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count() or 1, mp_context=context) as pool:
-        faults = pool.map(partial(_decode, root=root), samples, chunksize=_CLIPS_AT_ONCE)
-        yield from zip(samples, faults, strict=True)
 
 
 def _decode(sample: Sample, *, root: Path) -> str | None:

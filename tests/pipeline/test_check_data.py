@@ -1,7 +1,11 @@
 """The check finds every clip that does not decode, names it, and does no work twice."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -123,3 +127,30 @@ def test_the_tool_ends_with_1_where_a_clip_is_bad(is_bad: bool, tmp_path: Path):
     assert done.returncode == int(is_bad), done.stderr
     assert f"{path}: 5 clips, {int(is_bad)} do not decode." in done.stdout
     assert ("2.png is no image that decodes" in done.stdout) == is_bad
+
+
+def test_ctrl_c_ends_the_tool_at_once_with_one_sentence_and_keeps_what_was_done(tmp_path: Path):
+    path = write_corpus(tmp_path)
+    good = list(read_manifest(path).samples)
+    many = [replace(good[n % SECONDS], id=f"clip-{n}") for n in range(20_000)]
+    write_manifest(path, many, root=tmp_path)
+    tool = subprocess.Popen(
+        [sys.executable, "tools/check_data.py", str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    notes = notes_path(path)
+    deadline_s = time.monotonic() + 60
+    while not notes.exists() or len(notes.read_text().splitlines()) < 20:
+        assert time.monotonic() < deadline_s, "nothing was checked"
+        time.sleep(0.1)
+
+    # As a terminal does: to the tool and to all that it has started.
+    os.killpg(tool.pid, signal.SIGINT)
+    _, errors = tool.communicate(timeout=30)
+
+    assert (tool.returncode, errors) == (130, "error: stopped by Ctrl-C.\n")
+    assert len(notes.read_text().splitlines()) >= 20

@@ -5,12 +5,10 @@ match what is signed. Nothing is cut or copied: a sample is a range of a recordi
 """
 
 import math
-import multiprocessing
-import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -33,6 +31,7 @@ from fla.data.importers.report import (
     finish_import,
 )
 from fla.data.manifest import Sample
+from fla.data.processes import map_on_all_cores
 from fla.errors import DataError
 
 MIN_FRAMES = 2
@@ -93,14 +92,9 @@ def _probe_all(
 ) -> dict[Path, VideoInfo]:
     infos: dict[Path, VideoInfo] = {}
     faults: list[str] = []
-    # Started anew and not forked: the caller's process may hold threads and locks.
-    context = multiprocessing.get_context("spawn")
-    workers = max(1, min(os.cpu_count() or 1, len(paths)))
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        on_progress(0, len(paths))
-        for done, (path, result) in enumerate(
-            zip(paths, pool.map(_probe, paths), strict=True), start=1
-        ):
+    on_progress(0, len(paths))
+    with closing(map_on_all_cores(_probe, paths)) as results:
+        for done, (path, result) in enumerate(zip(paths, results, strict=True), start=1):
             if isinstance(result, DataError):
                 faults.append(str(result))
             else:

@@ -1,0 +1,35 @@
+"""Work spread over all cores, in processes that end with this one's wish."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def map_on_all_cores(
+    function: Callable[[Item], Result], items: Sequence[Item], *, at_once: int = 1
+) -> Generator[Result, None, None]:
+    """Results in the order of the items; closing the iterator drops what has not begun.
+
+    Args:
+        function: Picklable.
+        items: Picklable.
+        at_once: Items that a process takes in one go.
+    """
+    # Started anew and not forked: the caller's process may hold threads and locks.
+    pool = ProcessPoolExecutor(
+        max(1, min(os.cpu_count() or 1, len(items))),
+        mp_context=multiprocessing.get_context("spawn"),
+        # Ctrl-C reaches the whole group; only the caller answers it.
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    )
+    try:
+        yield from pool.map(function, items, chunksize=at_once)
+    finally:
+        pool.shutdown(cancel_futures=True)
