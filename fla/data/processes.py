@@ -1,4 +1,4 @@
-"""Work spread over all cores, in processes that end with this one's wish."""
+"""Work spread over all cores."""
 
 import multiprocessing
 import os
@@ -21,15 +21,12 @@ def map_on_all_cores(
         items: Picklable.
         at_once: Items that a process takes in one go.
     """
-    # Started anew and not forked: the caller's process may hold threads and locks.
-    pool = ProcessPoolExecutor(
+    with ProcessPoolExecutor(
         max(1, min(os.cpu_count() or 1, len(items))),
+        # Started anew and not forked: the caller's process may hold threads and locks.
         mp_context=multiprocessing.get_context("spawn"),
         # Ctrl-C reaches the whole group; only the caller answers it.
         initializer=signal.signal,
         initargs=(signal.SIGINT, signal.SIG_IGN),
-    )
-    try:
+    ) as pool:
         yield from pool.map(function, items, chunksize=at_once)
-    finally:
-        pool.shutdown(cancel_futures=True)
