@@ -16,17 +16,21 @@ def map_on_all_cores(
 ) -> Generator[Result, None, None]:
     """Results in the order of the items; closing the iterator drops what has not begun.
 
+    For the main thread: nobody else may say what Ctrl-C does.
+
     Args:
         function: Picklable.
         items: Picklable.
         at_once: Items that a process takes in one go.
     """
-    with ProcessPoolExecutor(
-        max(1, min(os.cpu_count() or 1, len(items))),
-        # Started anew and not forked: the caller's process may hold threads and locks.
-        mp_context=multiprocessing.get_context("spawn"),
-        # Ctrl-C reaches the whole group; only the caller answers it.
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),
-    ) as pool:
-        yield from pool.map(function, items, chunksize=at_once)
+    workers = max(1, min(os.cpu_count() or 1, len(items)))
+    # Started anew and not forked: the caller's process may hold threads and locks.
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        # Ctrl-C reaches the whole group, and only the caller answers it: what is ignored when a
+        # process starts stays ignored in it. All of them start here.
+        answer = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            results = pool.map(function, items, chunksize=at_once)
+        finally:
+            signal.signal(signal.SIGINT, answer)
+        yield from results
