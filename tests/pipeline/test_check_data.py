@@ -141,6 +141,8 @@ def test_ctrl_c_ends_the_tool_at_once_with_one_sentence_and_keeps_what_was_done(
         text=True,
         cwd=ROOT,
         start_new_session=True,
+        # Tests that a shell has put in the background inherit that it is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     notes = notes_path(path)
     deadline_s = time.monotonic() + 60

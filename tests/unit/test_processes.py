@@ -19,9 +19,13 @@ def test_results_come_in_the_order_of_the_items():
 
 
 def test_ctrl_c_is_for_the_caller_and_not_for_the_workers():
-    before = signal.getsignal(signal.SIGINT)
-
-    in_workers = list(map_on_all_cores(ignores_ctrl_c, range(4)))
+    # Tests that a shell has put in the background inherit that it is ignored.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        in_workers = list(map_on_all_cores(ignores_ctrl_c, range(4)))
+        afterwards = signal.getsignal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, inherited)
 
     assert in_workers == [True] * 4
-    assert signal.getsignal(signal.SIGINT) is before is signal.default_int_handler
+    assert afterwards is signal.default_int_handler
