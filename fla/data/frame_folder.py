@@ -5,6 +5,7 @@ A path may lead into an archive as if that were a folder: `frames.zip/train/clip
 
 import re
 import zipfile
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ def read_images(path: Path, names: Sequence[str]) -> list[bytes]:
         file = _open_archive(archive).file
         return [file.read(str(PurePosixPath(folder, name))) for name in names]
     # RuntimeError is what an encrypted archive gives.
-    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
         raise _unreadable(path, error) from error
 
 

@@ -174,6 +174,21 @@ def test_an_archive_that_holds_another_image_than_it_says_is_named(tmp_path: Pat
         read(inside, frames=[0])
 
 
+def test_an_archive_whose_compression_is_damaged_is_named(tmp_path: Path):
+    archive = tmp_path / "frames.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("clip/0.png", bytes(range(256)) * 40)
+    with zipfile.ZipFile(archive) as file:
+        begin = file.getinfo("clip/0.png").header_offset + 30 + len("clip/0.png")
+    data = bytearray(archive.read_bytes())
+    # A block of a kind that there is none of.
+    data[begin] = 0xFF
+    archive.write_bytes(data)
+
+    with pytest.raises(DataError, match="cannot be read"):
+        read(archive / "clip", frames=[0], num_frames=1)
+
+
 def test_a_missing_image_in_the_middle_is_a_gap():
     assert find_gap(("images0001.png", "images0002.png", "images0004.png")) == (
         "images0002.png",
