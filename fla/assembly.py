@@ -10,6 +10,7 @@ from fla.batch import Batch
 from fla.config.deepspeed import read_deepspeed_config
 from fla.config.schema import Stage1Config, Stage2Config
 from fla.data.loader import EvalLoader, TrainLoader
+from fla.data.skipped import SkippedClips
 from fla.engine import Engine
 from fla.evaluate import Evaluator
 from fla.export import Corpus, Description, Preprocessing
@@ -113,6 +114,8 @@ def train_stage(
 
     if run.checkpoint is not None:
         engine.load(run.checkpoint)
+    if parts.train_loader.skipped is not None:
+        parts.train_loader.skipped.merge(run.state.skipped)
     state = train(
         engine,
         parts.train_loader,
@@ -124,6 +127,7 @@ def train_stage(
         schedule=parts.schedule,
         state=run.state,
         seed=config.seed,
+        skipped=parts.train_loader.skipped,
     )
     if state.best_step is not None and state.best_step != state.step:
         engine.load(run.folder.checkpoint(state.best_step))
@@ -147,6 +151,7 @@ def describe_export(
         autocast=autocast,
         preprocessing=Preprocessing(
             frame_stride=config.data.frame_stride,
+            target_fps=config.data.target_fps,
             max_frames=config.data.max_frames,
             resize_px=config.data.resize_px,
             crop_px=config.data.crop_px,
@@ -181,7 +186,7 @@ def _read_split(
         max_tokens=config.text.max_tokens,
         shuffle_videos=config.data.shuffle_videos,
         seed=config.seed,
-        decode_device=runtime.decode_device,
+        runtime=runtime,
     )
 
 
@@ -199,6 +204,7 @@ def _open_train_loader(
         micro_batch_size=config.train.micro_batch_size,
         frames_per_batch=data.frames_per_batch,
         frame_stride=data.frame_stride,
+        target_fps=data.target_fps,
         max_frames=data.max_frames,
         resize_px=data.resize_px,
         crop_px=data.crop_px,
@@ -209,6 +215,12 @@ def _open_train_loader(
         max_shift_fraction=data.max_shift_fraction,
         num_threads=data.num_threads,
         prefetch_batches=data.prefetch_batches,
+        # The other half is the other loader's: what is ready for training waits for dev's end.
+        host_memory_gib=data.host_memory_gib / 2,
+        full_frame_px=split.full_frame_px,
+        skipped=SkippedClips(len(split.samples), max_fraction=data.max_skipped_fraction)
+        if data.on_decode_error == "skip"
+        else None,
     )
 
 
@@ -224,9 +236,13 @@ def _open_dev_loader(
         batch_size=config.beam.batch_size,
         frames_per_batch=data.frames_per_batch,
         frame_stride=data.frame_stride,
+        target_fps=data.target_fps,
         max_frames=data.max_frames,
         resize_px=data.resize_px,
         crop_px=data.crop_px,
         num_threads=data.num_threads,
         prefetch_batches=data.prefetch_batches,
+        # The other half is the other loader's: what is ready for training waits for dev's end.
+        host_memory_gib=data.host_memory_gib / 2,
+        full_frame_px=split.full_frame_px,
     )

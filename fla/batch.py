@@ -39,6 +39,13 @@ class Batch:
     """Normalised frames, float32, `(R, 3, H, W)`, channels-last in memory."""
     features: Tensor | None = None
     """Sign-wise features of a frozen visual encoder, `(R, D)`."""
+    is_blank: bool = False
+    """No clip of it decodes: it goes through the model, but its labels do not count."""
+
+    @property
+    def targets(self) -> Tensor:
+        """Labels that count, int64, `(B, L)`, IGNORE_INDEX elsewhere."""
+        return torch.full_like(self.labels, IGNORE_INDEX) if self.is_blank else self.labels
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with its tensors on `device`."""
@@ -79,6 +86,8 @@ class Step(Generic[BatchT]):
     """This rank's share; every rank has the same number of them."""
     num_tokens: int
     """Target tokens of the step over ALL ranks: known from the plan, so no collective is needed."""
+    num_skipped_tokens: int = 0
+    """Those among them that this rank left out, since their clips do not decode."""
 
 
 def pad_labels(token_ids: Sequence[Sequence[int]]) -> Tensor:

@@ -2,7 +2,8 @@
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from torch import distributed
@@ -32,6 +33,10 @@ class TrainState:
     """Highest dev BLEU-4 so far, 0 to 100."""
     best_step: int | None = None
     """Step of that score."""
+    manifests: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of the manifests that the steps went through, by their name, such as train.tsv."""
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    """Training clips that have been left out because they do not decode: reason by id."""
 
 
 def save_checkpoint(
@@ -69,11 +74,17 @@ def choose_checkpoint(run_folder: RunFolder, resume: str) -> Path | None:
     return Path(resume)
 
 
-def read_train_state(folder: Path, *, world_size: int) -> TrainState:
+def read_train_state(folder: Path, *, world_size: int, manifests: Mapping[str, str]) -> TrainState:
     """Read where the run stood.
 
+    Args:
+        folder: Of the checkpoint.
+        world_size: Ranks of this run.
+        manifests: SHA-256 of this run's manifests, by name.
+
     Raises:
-        CheckpointError: Another number of ranks wrote it: each rank holds a shard.
+        CheckpointError: Another number of ranks wrote it: each rank holds a shard. Or a manifest
+            has changed since: the rest of the epoch would not be what the first part left.
     """
     content = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     saved_world_size = content.pop("world_size")
@@ -82,4 +93,12 @@ def read_train_state(folder: Path, *, world_size: int) -> TrainState:
             f"{folder} was saved by {saved_world_size} ranks, this run has {world_size}. "
             f"Start {saved_world_size} ranks, or start again with resume=none."
         )
-    return TrainState(**content)
+    state = TrainState(**content)
+    changed = [name for name in manifests if manifests[name] != state.manifests.get(name)]
+    if changed:
+        raise CheckpointError(
+            f"{changed[0]} has changed since {folder} was saved: its SHA-256 was "
+            f"{state.manifests.get(changed[0], 'none')[:12]} and is {manifests[changed[0]][:12]}. "
+            "Put the former file back, or start again with resume=none."
+        )
+    return state

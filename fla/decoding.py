@@ -39,7 +39,7 @@ def run_decoding(config: DecodeConfig) -> None:
         max_tokens=1_000_000,
         shuffle_videos=config.shuffle_videos,
         seed=config.seed,
-        decode_device=runtime.decode_device,
+        runtime=runtime,
     )
     folder = open_run_folder(Path(config.output_dir) if config.output_dir else export_dir.parent)
     with closing(_open_loader(config, translator, split, runtime)) as loader:
@@ -74,11 +74,14 @@ def _open_loader(
         batch_size=config.beam.batch_size,
         frames_per_batch=max(config.frames_per_batch, preprocessing.max_frames),
         frame_stride=preprocessing.frame_stride,
+        target_fps=preprocessing.target_fps,
         max_frames=preprocessing.max_frames,
         resize_px=preprocessing.resize_px,
         crop_px=preprocessing.crop_px,
         num_threads=config.num_threads,
         prefetch_batches=4,
+        host_memory_gib=config.host_memory_gib,
+        full_frame_px=split.full_frame_px,
     )
 
 

@@ -36,6 +36,7 @@ class Preprocessing:
     """How a video becomes the frames that this model was trained on."""
 
     frame_stride: int
+    target_fps: float = 0.0
     max_frames: int
     resize_px: int
     crop_px: int

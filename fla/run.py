@@ -41,6 +41,9 @@ FREE_ON_RESUME = (
     "train.keep_checkpoints",
     "data.num_threads",
     "data.prefetch_batches",
+    "data.host_memory_gib",
+    "data.on_decode_error",
+    "data.max_skipped_fraction",
     "beam.batch_size",
     "tracking.uri",
     "tracking.experiment",
@@ -99,10 +102,11 @@ def open_run(
     """
     folder = open_run_folder(Path(config.run_dir))
     checkpoint = choose_checkpoint(folder, config.resume)
-    state = TrainState()
+    by_name = {Path(path).name: sha256 for path, sha256 in manifests.items()}
+    state = TrainState(manifests=by_name)
     if checkpoint is not None:
         _refuse_changes(config, folder)
-        state = read_train_state(checkpoint, world_size=runtime.world_size)
+        state = read_train_state(checkpoint, world_size=runtime.world_size, manifests=by_name)
     # No rank may write before every rank has looked.
     distributed.barrier()
     start_rank_log(folder, runtime.rank)

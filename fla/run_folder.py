@@ -1,6 +1,7 @@
 """The run folder: where each file of a run lies, so that it can be read without any server.
 
     config.yaml  deepspeed.json  provenance.json  metrics.jsonl  mlflow_run.json  scores.json
+    skipped_clips.tsv               training clips that did not decode, if they were left out
     best.txt                        tag of the best checkpoint
     logs/rank_000.log
     checkpoints/step_0002000/       DeepSpeed's files, state.json, and COMPLETE, written last
@@ -59,6 +60,10 @@ class RunFolder:
     @property
     def mlflow_run_json(self) -> Path:
         return self.path / "mlflow_run.json"
+
+    @property
+    def skipped_tsv(self) -> Path:
+        return self.path / "skipped_clips.tsv"
 
     @property
     def scores_json(self) -> Path:
@@ -123,6 +128,7 @@ def set_aside(run: RunFolder) -> None:
         run.metrics_jsonl,
         run.mlflow_run_json,
         run.scores_json,
+        run.skipped_tsv,
         run.best_txt,
     )
     folders = (run.checkpoints, run.decodes, run.export)

@@ -2,14 +2,17 @@
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import distributed
 
-from fla.errors import ConfigError
+from fla.errors import ConfigError, FlaError
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +103,30 @@ def join_process_group(backend: str, *, rank: int, world_size: int) -> None:
             f"Port {os.environ['MASTER_PORT']} of this machine is taken, perhaps by another run. "
             "Name a free one: deepspeed --master_port PORT launchers/..."
         ) from None
+
+
+def ask_main(runtime: Runtime, question: Callable[[], Answer]) -> Answer:
+    """What rank 0 finds out, on every rank: one look at a shared disk, not one a rank.
+
+    Args:
+        runtime: Of this rank; every rank calls it.
+        question: Asked on rank 0 alone; the answer is picklable.
+
+    Raises:
+        FlaError: The question's, on every rank.
+    """
+    found: list[Any] = [None]
+    if runtime.is_main:
+        try:
+            found = [question()]
+        except FlaError as error:
+            found = [error]
+    if runtime.world_size > 1:
+        distributed.broadcast_object_list(found)
+    if isinstance(found[0], FlaError):
+        raise found[0]
+    answer: Answer = found[0]
+    return answer
 
 
 def stop_runtime() -> None:

@@ -5,14 +5,22 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from fla.data.decode.video import VideoFormat, read_format
 from fla.data.frame_folder import is_frame_folder, list_frames
-from fla.data.manifest import Sample, check_manifest, deal_videos_at_random, read_manifest
+from fla.data.manifest import (
+    Manifest,
+    Sample,
+    check_manifest,
+    deal_videos_at_random,
+    read_manifest,
+)
 from fla.data.pipeline import Decoder, choose_decoder
 from fla.errors import DataError
+from fla.runtime import Runtime, ask_main
 from fla.text.codec import TextCodec
 
 log = logging.getLogger(__name__)
@@ -27,6 +35,22 @@ class _Recording:
     """None: a folder of images."""
     duration_s: float
 
+    @property
+    def kind(self) -> str:
+        """Codec and pixel format."""
+        if self.format is None:
+            return "images"
+        return f"{self.format.codec} {self.format.pixel_format}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Survey:
+    """What the headers of a split's recordings say."""
+
+    kinds: dict[tuple[str, Decoder], int]
+    """Clips by what their recordings are and who decodes them."""
+    full_frame_px: int
+
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
@@ -40,6 +64,8 @@ class Split:
     """Target sentence of each sample, `tokens </s> language`."""
     manifest: Path
     manifest_sha256: str
+    full_frame_px: int
+    """Pixels of the largest frame that DALI decodes at full size in host memory; 0: none."""
 
     @property
     def ids(self) -> list[str]:
@@ -56,9 +82,11 @@ def read_split(
     max_tokens: int,
     shuffle_videos: bool,
     seed: int,
-    decode_device: Literal["mixed", "cpu"],
+    runtime: Runtime,
 ) -> Split:
-    """Read and check one split, and turn its sentences into tokens.
+    """Read and check one split, and turn its sentences into tokens; every rank calls it.
+
+    Rank 0 alone looks at the videos: on many nodes they lie on one network disk.
 
     Args:
         name: train, dev or test.
@@ -68,19 +96,17 @@ def read_split(
         max_tokens: Longest target sentence.
         shuffle_videos: Deal the videos to other sentences: the signing-blind control.
         seed: Of that deal.
-        decode_device: DALI's decoder; the log says how many clips it can and cannot decode.
+        runtime: Of this rank; the log says how many clips its device decodes and how many not.
 
     Raises:
         DataError: The manifest, a sentence or a video is not what it should be.
     """
     path = Path(manifest_dir) / f"{name}.tsv"
     manifest = read_manifest(path, video_root=video_root)
-    check_manifest(manifest)
+    survey = ask_main(runtime, partial(_survey, manifest, runtime.decode_device))
+    for line in describe_decoders(name, survey.kinds):
+        log.info("%s", line)
     samples = manifest.samples
-    videos = _open_recordings(samples, manifest.root)
-    _check_ranges(path, samples, videos)
-    decoders = Counter(choose_decoder(videos[s.video].format, decode_device) for s in samples)
-    log.info("%s", describe_decoders(name, decoders))
     if shuffle_videos:
         samples = deal_videos_at_random(samples, seed=seed)
     return Split(
@@ -90,18 +116,40 @@ def read_split(
         token_ids=codec.encode([sample.sentence for sample in samples], max_tokens=max_tokens),
         manifest=path,
         manifest_sha256=manifest.sha256,
+        full_frame_px=survey.full_frame_px,
     )
 
 
-def describe_decoders(name: str, decoders: Mapping[Decoder, int]) -> str:
-    """A line that says how many clips of a split go which way."""
+def describe_decoders(name: str, kinds: Mapping[tuple[str, Decoder], int]) -> list[str]:
+    """Lines that say how many clips of a split go which way, the most frequent kind first.
+
+    Args:
+        name: Of the split.
+        kinds: Clips by what their recordings are, such as "h264 yuv420p", and who decodes them.
+    """
     ways: dict[Decoder, str] = {
         "dali": "decoded by DALI",
         "software": "decoded in software",
-        "images": "that lie as images, decoded in software",
+        "images": "decoded in software",
     }
-    counts = ", ".join(f"{decoders[way]} {words}" for way, words in ways.items() if decoders[way])
-    return f"{name}: {sum(decoders.values())} clips: {counts}."
+    rows = sorted(kinds.items(), key=lambda row: (-row[1], row[0]))
+    return [f"{name}: {count} clips of {kind}: {ways[way]}." for (kind, way), count in rows]
+
+
+def _survey(manifest: Manifest, decode_device: Literal["mixed", "cpu"]) -> _Survey:
+    check_manifest(manifest)
+    videos = _open_recordings(manifest.samples, manifest.root)
+    _check_ranges(manifest.path, manifest.samples, videos)
+    way = {name: choose_decoder(video.format, decode_device) for name, video in videos.items()}
+    on_host = [
+        video.format.width * video.format.height
+        for name, video in videos.items()
+        if video.format is not None and way[name] == "dali" and decode_device == "cpu"
+    ]
+    return _Survey(
+        kinds=dict(Counter((videos[s.video].kind, way[s.video]) for s in manifest.samples)),
+        full_frame_px=max(on_host, default=0),
+    )
 
 
 def _open_recordings(samples: Sequence[Sample], root: Path) -> dict[str, _Recording]:

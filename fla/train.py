@@ -6,18 +6,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, distributed
 
 from fla.batch import Step
 from fla.checkpoint import TrainState, save_checkpoint
+from fla.data.skipped import SkippedClips
 from fla.engine import Engine
 from fla.errors import FlaError
 from fla.progress import Progress
 from fla.run_folder import RunFolder, checkpoint_tag, prune_checkpoints, write_best
 from fla.runtime import Runtime
+from fla.skipping import share_skipped
+from fla.tracking import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +32,6 @@ class Loader(Protocol):
     waited_s: float
 
     def epoch(self, epoch: int, *, first_step: int = 0) -> Iterator[Step[Any]]: ...
-
-
-class MetricLog(Protocol):
-    """What keeps the numbers: a tracker."""
-
-    def log(self, metrics: dict[str, float], *, step: int) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +72,13 @@ def train(
     *,
     prepare: Callable[[Any], Any],
     evaluate: Callable[[int], float] | None,
-    tracker: MetricLog,
+    tracker: Tracker,
     run_folder: RunFolder,
     runtime: Runtime,
     schedule: Schedule,
     state: TrainState,
     seed: int,
+    skipped: SkippedClips | None = None,
 ) -> TrainState:
     """Train from `state` to the end of the schedule.
 
@@ -96,9 +94,10 @@ def train(
         schedule: How long, and how often to log and evaluate.
         state: Where to begin.
         seed: Of dropout.
+        skipped: Takes the clips that the loader leaves out; None: it leaves none out.
 
     Raises:
-        FlaError: The loss is no longer a number.
+        FlaError: The loss is no longer a number, or too many clips do not decode.
     """
     window = _Window(runtime)
     progress = Progress(
@@ -113,8 +112,14 @@ def train(
             window.add(_take_step(engine, step, prepare), step)
             is_last = state.step == schedule.num_steps
             if state.step % schedule.log_every_steps == 0 or is_last:
-                metrics = window.close(engine, loader)
+                sums = window.sum_over_ranks(skipped)
+                if skipped is not None and sums.num_new_skipped:
+                    share_skipped(skipped, run_folder=run_folder, tracker=tracker, runtime=runtime)
+                    state = replace(state, skipped=skipped.all)
+                metrics = window.close(sums, engine, loader)
                 _stop_unless_finite(metrics, state.step)
+                if skipped is not None:
+                    metrics["train/skipped_clips"] = float(len(state.skipped))
                 metrics["train/epoch"] = state.step / loader.num_steps
                 tracker.log(metrics, step=state.step)
                 progress.advance(0, note=f"loss {metrics['train/loss_nats_per_token']:.3f}")
@@ -181,6 +186,16 @@ def _stop_unless_finite(metrics: dict[str, float], step: int) -> None:
         )
 
 
+class _Sums(NamedTuple):
+    """Of a window, over all ranks."""
+
+    nats: float
+    num_tokens: float
+    """Target tokens whose clips decoded."""
+    num_new_skipped: float
+    """Clips that some rank left out and the others do not know of."""
+
+
 class _Window:
     """Sums between two rows of training metrics."""
 
@@ -191,7 +206,7 @@ class _Window:
 
     def _reset(self) -> None:
         self._nats = torch.zeros((), device=self._runtime.device)
-        self._num_tokens = 0
+        self._num_tokens = self._num_skipped_tokens = 0
         self._start_s = time.monotonic()
 
     @contextmanager
@@ -204,15 +219,24 @@ class _Window:
     def add(self, nats: Tensor, step: Step[Any]) -> None:
         self._nats += nats
         self._num_tokens += step.num_tokens
+        self._num_skipped_tokens += step.num_skipped_tokens
 
-    def close(self, engine: Engine, loader: Loader) -> dict[str, float]:
-        """Sum over ranks, start anew, and give the row of metrics."""
-        distributed.all_reduce(self._nats)
-        loss = float(self._nats) / self._num_tokens
+    def sum_over_ranks(self, skipped: SkippedClips | None) -> _Sums:
+        """Add up what the ranks counted: one collective a window."""
+        num_new = 0 if skipped is None else len(skipped.new)
+        counts = torch.tensor([self._num_skipped_tokens, num_new], device=self._nats.device)
+        sums = torch.cat([self._nats.double()[None], counts.double()])
+        distributed.all_reduce(sums)
+        nats, num_skipped_tokens, num_new_skipped = sums.tolist()
+        return _Sums(nats, self._num_tokens - num_skipped_tokens, num_new_skipped)
+
+    def close(self, sums: _Sums, engine: Engine, loader: Loader) -> dict[str, float]:
+        """Start anew, and give the row of metrics."""
         seconds = max(time.monotonic() - self._start_s, 1e-9)
         metrics = {
-            "train/loss_nats_per_token": loss,
-            "train/tokens_per_s": self._num_tokens / seconds,
+            # No token at all: not a clip of the window decoded.
+            "train/loss_nats_per_token": sums.nats / max(sums.num_tokens, 1.0),
+            "train/tokens_per_s": sums.num_tokens / seconds,
             "train/data_wait_fraction": (loader.waited_s - self._waited_s) / seconds,
         }
         metrics |= {f"train/learning_rate/{n}": lr for n, lr in engine.learning_rates().items()}

@@ -7,7 +7,7 @@ from fla.batch import Batch, pad_labels
 from fla.config.schema import BeamConfig
 from fla.data.decode.video import in_range, probe_video
 from fla.data.pipeline import ClipPipeline, ClipRequest
-from fla.data.sampling import centre_warp, choose_frames
+from fla.data.sampling import centre_warp, choose_frames, choose_stride
 from fla.errors import DataError
 from fla.export import Preprocessing, load_translator
 from fla.runtime import find_device
@@ -80,7 +80,13 @@ def _choose_clip(
         end_s=end_s,
         num_frames=num_frames,
         frame_numbers=choose_frames(
-            num_frames, stride=preprocessing.frame_stride, max_frames=preprocessing.max_frames
+            num_frames,
+            stride=choose_stride(
+                info.fps,
+                frame_stride=preprocessing.frame_stride,
+                target_fps=preprocessing.target_fps,
+            ),
+            max_frames=preprocessing.max_frames,
         ),
         warp=centre_warp(resize_px=preprocessing.resize_px, crop_px=preprocessing.crop_px),
     )

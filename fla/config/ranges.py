@@ -58,6 +58,7 @@ SEED = Range(0, 2**31 - 1)
 RANGES: dict[type[Any], dict[str, Range]] = {
     DataConfig: {
         "frame_stride": COUNT,
+        "target_fps": NOT_NEGATIVE,
         "max_frames": POSITIONS,
         "resize_px": COUNT,
         "crop_px": COUNT,
@@ -67,6 +68,8 @@ RANGES: dict[type[Any], dict[str, Range]] = {
         "frames_per_batch": COUNT,
         "num_threads": COUNT,
         "prefetch_batches": COUNT,
+        "host_memory_gib": POSITIVE,
+        "max_skipped_fraction": FRACTION,
     },
     TextConfig: {"max_tokens": POSITIONS},
     EncoderConfig: {"sign_width": COUNT, "kernel_size": COUNT, "dropout": FRACTION},
@@ -124,7 +127,12 @@ RANGES: dict[type[Any], dict[str, Range]] = {
     },
     Stage1Config: {"seed": SEED},
     Stage2Config: {"seed": SEED},
-    DecodeConfig: {"seed": SEED, "num_threads": COUNT, "frames_per_batch": COUNT},
+    DecodeConfig: {
+        "seed": SEED,
+        "num_threads": COUNT,
+        "frames_per_batch": COUNT,
+        "host_memory_gib": POSITIVE,
+    },
     PretrainConfig: {
         "seed": SEED,
         "num_epochs": COUNT,

@@ -19,6 +19,8 @@ class DataConfig:
     """Folder that video paths are relative to; empty: the one that the manifests name."""
     frame_stride: int = 4
     """One frame in so many reaches the encoder (paper: 4, table 6)."""
+    target_fps: float = 0.0
+    """Frames a second that reach it instead, whatever a recording's rate; 0: by frame_stride."""
     max_frames: int = 75
     """Most frames a clip, counted after the stride; longer clips are thinned evenly."""
     resize_px: int = 256
@@ -38,7 +40,13 @@ class DataConfig:
     num_threads: int = 2
     """Decoding threads a rank."""
     prefetch_batches: int = 4
-    """Micro-batches decoded ahead of the training step."""
+    """Most micro-batches decoded ahead of the training step."""
+    host_memory_gib: float = 4.0
+    """Bound of the memory that a rank's decoded frames take outside of a GPU."""
+    on_decode_error: Literal["stop", "skip"] = "stop"
+    """A training clip that does not decode ends the run, or is left out and listed."""
+    max_skipped_fraction: float = 0.01
+    """Largest fraction of the training clips that skip may leave out before the run ends."""
     shuffle_videos: bool = False
     """Signing-blind control: deal the videos of each split to other sentences of it."""
 
@@ -227,6 +235,8 @@ class DecodeConfig:
     """Decoding threads a rank."""
     frames_per_batch: int = 600
     """Most frames of one batch, all its clips together."""
+    host_memory_gib: float = 4.0
+    """Bound of the memory that a rank's decoded frames take outside of a GPU."""
     shuffle_videos: bool = False
     """Signing-blind control: deal the videos of the split to other sentences of it."""
     seed: int = 1

@@ -1,7 +1,7 @@
 """Loaders: the plan of an epoch turned into batches of decoded clips, a few batches ahead.
 
-What a batch holds is a function of samples, seed, epoch and step alone. Nothing is skipped or
-replaced: a clip that does not decode ends the run with its name.
+What a batch holds is a function of samples, seed, epoch and step alone. A clip that does not decode
+ends the run with its name, unless the run asked for such clips to be left out and listed.
 """
 
 import time
@@ -11,26 +11,29 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from fla.batch import Batch, Step, pad_labels
+from fla.batch import IGNORE_INDEX, Batch, Step, pad_labels
 from fla.data.manifest import Sample
-from fla.data.pipeline import ClipPipeline, ClipRequest
+from fla.data.memory import plan_queue
+from fla.data.pipeline import ClipError, ClipPipeline, ClipRequest
 from fla.data.sampling import (
     MicroBatch,
     StepPlan,
     centre_warp,
     choose_frames,
+    choose_stride,
     count_chosen_frames,
     plan_epoch,
     plan_evaluation,
     sample_rng,
     train_warp,
 )
+from fla.data.skipped import SkippedClips
 from fla.runtime import Runtime
 
 Draw = Callable[[Sample], tuple[NDArray[np.int32], NDArray[np.float32]]]
@@ -51,7 +54,9 @@ class _ClipLoader:
     frames_per_batch: int
     """Most frames of one batch, all its clips together."""
     frame_stride: int
-    """One frame in so many is decoded."""
+    """One frame in so many is decoded, unless `target_fps` says otherwise."""
+    target_fps: float
+    """Decoded frames a second, whatever the recording's rate; 0: by `frame_stride`."""
     max_frames: int
     """Most frames a clip, after the stride."""
     resize_px: int
@@ -61,12 +66,23 @@ class _ClipLoader:
     num_threads: int
     """Decoding threads."""
     prefetch_batches: int
-    """Batches decoded ahead of the consumer."""
+    """Most batches decoded ahead of the consumer."""
+    host_memory_gib: float
+    """Bound of the host memory that decoded frames take, those that wait and those in work."""
+    full_frame_px: int
+    """Pixels of the largest frame that DALI decodes at full size in host memory; 0: none."""
 
     def __post_init__(self) -> None:
         num_frames = np.array([sample.num_frames for sample in self.samples], dtype=np.int64)
-        self._lengths = count_chosen_frames(
-            num_frames, stride=self.frame_stride, max_frames=self.max_frames
+        strides = np.array([self._stride(sample) for sample in self.samples], dtype=np.float64)
+        self._lengths = count_chosen_frames(num_frames, stride=strides, max_frames=self.max_frames)
+        self._max_waiting_frames = plan_queue(
+            host_memory_gib=self.host_memory_gib,
+            frames_per_batch=self.frames_per_batch,
+            resize_px=self.resize_px,
+            crop_px=self.crop_px,
+            full_frame_px=self.full_frame_px,
+            is_on_gpu=self.runtime.dali_device_id is not None,
         )
         self.waited_s = 0.0
 
@@ -91,21 +107,36 @@ class _ClipLoader:
         self, micro_batches: Sequence[MicroBatch], draw: Draw
     ) -> Generator[Batch, None, None]:
         """Batches in the plan's order, decoded in another thread."""
-        waiting = iter(micro_batches)
-        coming: deque[Future[Batch]] = deque()
+        waiting = deque(micro_batches)
+        coming: deque[tuple[Future[Batch], int]] = deque()
         try:
-            while True:
-                for indices in islice(waiting, self.prefetch_batches + 1 - len(coming)):
-                    coming.append(self._thread.submit(self._decode, indices, draw))
-                if not coming:
-                    return
+            self._submit(waiting, coming, draw)
+            while coming:
                 start_s = time.monotonic()
-                batch = coming.popleft().result()
+                batch = coming[0][0].result()
                 self.waited_s += time.monotonic() - start_s
+                coming.popleft()
+                # Before the consumer has it: the next ones are decoded meanwhile.
+                self._submit(waiting, coming, draw)
                 yield batch
         finally:
-            for future in coming:
+            for future, _ in coming:
                 future.cancel()
+
+    def _submit(
+        self,
+        waiting: deque[MicroBatch],
+        coming: deque[tuple[Future[Batch], int]],
+        draw: Draw,
+    ) -> None:
+        """Send batches to the thread, as many as may be ahead; `coming` has their frames, too."""
+        frames_ahead = sum(frames for _, frames in coming)
+        while waiting and len(coming) < self.prefetch_batches:
+            frames = int(self._lengths[list(waiting[0])].sum())
+            if coming and frames_ahead + frames > self._max_waiting_frames:
+                return
+            coming.append((self._thread.submit(self._decode, waiting.popleft(), draw), frames))
+            frames_ahead += frames
 
     def _decode(self, indices: MicroBatch, draw: Draw) -> Batch:
         samples = [self.samples[index] for index in indices]
@@ -119,6 +150,9 @@ class _ClipLoader:
             labels=pad_labels([self.token_ids[index] for index in indices]),
             frames=frames,
         )
+
+    def _stride(self, sample: Sample) -> float:
+        return choose_stride(sample.fps, frame_stride=self.frame_stride, target_fps=self.target_fps)
 
     def _request(
         self, sample: Sample, frame_numbers: NDArray[np.int32], warp: NDArray[np.float32]
@@ -162,6 +196,8 @@ class TrainLoader(_ClipLoader):
     """As in `sampling.train_warp`, like the next two."""
     max_rescale_fraction: float
     max_shift_fraction: float
+    skipped: SkippedClips | None
+    """Takes clips that do not decode; None: the first one ends the run."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -184,10 +220,48 @@ class TrainLoader(_ClipLoader):
         batches = self._read(micro_batches, partial(self._draw, epoch=epoch))
         with closing(batches):
             for step in steps:
+                share = step.ranks[rank]
+                taken = tuple(next(batches) for _ in share)
                 yield Step(
-                    micro_batches=tuple(islice(batches, len(step.ranks[rank]))),
-                    num_tokens=sum(len(self.token_ids[index]) for index in step.samples),
+                    micro_batches=taken,
+                    num_tokens=self._count_tokens(step.samples),
+                    num_skipped_tokens=0
+                    if self.skipped is None
+                    else sum(map(self._count_tokens, share)) - sum(map(_count_targets, taken)),
                 )
+
+    def _decode(self, indices: MicroBatch, draw: Draw) -> Batch:
+        if self.skipped is None:
+            return super()._decode(indices, draw)
+        left = [index for index in indices if self.samples[index].id not in self.skipped]
+        while left:
+            try:
+                return super()._decode(tuple(left), draw)
+            except ClipError as error:
+                self.skipped.add(error.sample_id, str(error))
+                left = [index for index in left if self.samples[index].id != error.sample_id]
+        return self._blank(indices[0], draw)
+
+    def _blank(self, index: int, draw: Draw) -> Batch:
+        """A clip of gray frames whose labels do not count: a pass that teaches nothing.
+
+        Under ZeRO-3 all ranks must make the same number of them.
+        """
+        sample = self.samples[index]
+        num_frames = len(draw(sample)[0])
+        return Batch(
+            sample_ids=(sample.id,),
+            references=(sample.sentence,),
+            frame_lengths=torch.tensor([num_frames]),
+            labels=pad_labels([self.token_ids[index]]),
+            frames=torch.zeros(
+                num_frames, 3, self.crop_px, self.crop_px, device=self.runtime.device
+            ).contiguous(memory_format=torch.channels_last),
+            is_blank=True,
+        )
+
+    def _count_tokens(self, indices: Sequence[int]) -> int:
+        return sum(len(self.token_ids[index]) for index in indices)
 
     def _plan(self, epoch: int) -> list[StepPlan]:
         return plan_epoch(
@@ -204,7 +278,7 @@ class TrainLoader(_ClipLoader):
     def _draw(self, sample: Sample, epoch: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         rng = sample_rng(seed=self.seed, epoch=epoch, sample_id=sample.id)
         frame_numbers = choose_frames(
-            sample.num_frames, stride=self.frame_stride, max_frames=self.max_frames, rng=rng
+            sample.num_frames, stride=self._stride(sample), max_frames=self.max_frames, rng=rng
         )
         if not self.augment:
             return frame_numbers, centre_warp(resize_px=self.resize_px, crop_px=self.crop_px)
@@ -256,6 +330,10 @@ class EvalLoader(_ClipLoader):
 
     def _draw(self, sample: Sample) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         frame_numbers = choose_frames(
-            sample.num_frames, stride=self.frame_stride, max_frames=self.max_frames
+            sample.num_frames, stride=self._stride(sample), max_frames=self.max_frames
         )
         return frame_numbers, self._warp
+
+
+def _count_targets(batch: Batch) -> int:
+    return int((batch.targets != IGNORE_INDEX).sum())

@@ -41,6 +41,22 @@ Decoder = Literal["dali", "software", "images"]
 """Who decodes a recording."""
 
 
+class ClipError(DataError):
+    """A clip does not decode.
+
+    Args:
+        sample_id: Of the clip.
+        reason: A sentence that names the file.
+    """
+
+    def __init__(self, sample_id: str, reason: str) -> None:
+        super().__init__(sample_id, reason)
+        self.sample_id = sample_id
+
+    def __str__(self) -> str:
+        return ": ".join(self.args)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClipRequest:
     """A clip to decode: which frames of which range, and where to crop them."""
@@ -129,7 +145,7 @@ class ClipPipeline:
             of each clip, int64, `(B,)`, on the CPU.
 
         Raises:
-            DataError: A clip does not decode; names the sample and the file.
+            ClipError: A clip does not decode; names the sample and the file.
         """
         inputs = list(self._threads.map(self._read, requests))
         try:
@@ -157,7 +173,7 @@ class ClipPipeline:
                 return _read_encoded(request)
             return _read_host(request, self._decoders[request.path], self._resize_px)
         except DataError as error:
-            raise DataError(f"{request.sample_id}: {error}") from error
+            raise ClipError(request.sample_id, str(error)) from error
 
     def _find_fault(
         self, requests: Sequence[ClipRequest], inputs: Sequence[_ClipInput], error: RuntimeError
@@ -216,10 +232,11 @@ def _read_host(request: ClipRequest, decoder: Decoder, resize_px: int) -> _ClipI
     )
 
 
-def _undecodable(request: ClipRequest) -> DataError:
-    return DataError(
-        f"{request.sample_id}: {request.path}, {request.start_s:.3f} s to {request.end_s:.3f} s "
-        "does not decode. Replace the file, or leave it out."
+def _undecodable(request: ClipRequest) -> ClipError:
+    return ClipError(
+        request.sample_id,
+        f"{request.path}, {request.start_s:.3f} s to {request.end_s:.3f} s does not decode. "
+        "Replace the file, or leave it out.",
     )
 
 

@@ -8,18 +8,23 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fla.errors import ConfigError
 
-# Sorting over a few batches only keeps a step's company changing from epoch to epoch.
+# Sorting over a part of the split only keeps a step's company changing from epoch to epoch; few
+# samples would leave the ranks of a step with unequal lengths.
 WINDOW_BATCHES = 16
+WINDOW_SAMPLES = 512
 # Lengths are blurred by this fraction before sorting, so that equals do not always meet.
 LENGTH_JITTER = 0.1
 # Keeps the draws of the plan apart from those of the clips.
 _PLAN, _CLIP = 0, 1
+# A rate such as 29.97 / 9.99 must not gain or lose a frame by its last bit.
+_ROUNDING = 1e-9
 
 MicroBatch = tuple[int, ...]
 """Indices of samples that go through one forward pass together."""
@@ -38,17 +43,29 @@ class StepPlan:
         return tuple(index for rank in self.ranks for batch in rank for index in batch)
 
 
+def choose_stride(fps: float, *, frame_stride: int, target_fps: float) -> float:
+    """Step between the frames of a clip that the encoder sees, in frames of the file.
+
+    Args:
+        fps: Frame rate of the clip.
+        frame_stride: The step where no rate is asked for; FLa-LLM uses 4 (table 6).
+        target_fps: Chosen frames a second, whatever the clip's rate; a clip with fewer gives all
+            that it has. 0: go by `frame_stride`.
+    """
+    return max(1.0, fps / target_fps) if target_fps else float(frame_stride)
+
+
 def choose_frames(
-    num_frames: int, *, stride: int, max_frames: int, rng: np.random.Generator | None = None
+    num_frames: int, *, stride: float, max_frames: int, rng: np.random.Generator | None = None
 ) -> NDArray[np.int32]:
     """Pick the frames of one clip that the encoder will see, in time order.
 
-    Every `stride`-th frame; where that is more than `max_frames`, one frame of each of
-    `max_frames` equal segments instead, so that a long clip is thinned and not cut off.
+    Every `stride`-th frame, rounded down; where that is more than `max_frames`, one frame of each
+    of `max_frames` equal segments instead, so that a long clip is thinned and not cut off.
 
     Args:
         num_frames: Frames of the sample in the file.
-        stride: Step between frames of the file; FLa-LLM uses 4 (table 6).
+        stride: As `choose_stride` gives it.
         max_frames: Upper bound for the result, in frames after `stride`.
         rng: Draws the first frame and the frame within a segment, for training.
             None always picks the first and the middle one, for evaluation.
@@ -65,10 +82,11 @@ def choose_frames(
             "must be at least 1."
         )
     # A phase beyond the clip would leave no frame at all.
-    phase = 0 if rng is None else int(rng.integers(min(stride, num_frames)))
-    frames = np.arange(phase, num_frames, stride, dtype=np.int32)
+    phase = 0 if rng is None else int(rng.integers(min(math.ceil(stride), num_frames)))
+    frames = phase + np.floor(np.arange(_count_strides(num_frames, stride)) * stride + _ROUNDING)
+    frames = frames[frames < num_frames]
     if len(frames) <= max_frames:
-        return frames
+        return frames.astype(np.int32)
     edges = np.arange(max_frames + 1, dtype=np.int64) * num_frames // max_frames
     first, width = edges[:-1], np.diff(edges)
     within = width // 2 if rng is None else rng.integers(width)
@@ -76,19 +94,20 @@ def choose_frames(
 
 
 def count_chosen_frames(
-    num_frames: NDArray[np.integer], *, stride: int, max_frames: int
+    num_frames: NDArray[np.integer], *, stride: float | NDArray[np.float64], max_frames: int
 ) -> NDArray[np.int64]:
     """Most frames that `choose_frames` can pick, whatever it draws; exact without an rng.
 
     Args:
         num_frames: Frames of each sample in its file, `(N,)`.
-        stride: As in `choose_frames`.
+        stride: As in `choose_frames`: one, or one a sample `(N,)`.
         max_frames: As in `choose_frames`.
 
     Returns:
         int64, `(N,)`: the lengths that plans are made of.
     """
-    return np.minimum(-(-num_frames.astype(np.int64) // stride), max_frames)
+    counts: NDArray[np.float64] = _count_strides(num_frames.astype(np.float64), stride)
+    return np.minimum(counts, max_frames).astype(np.int64)
 
 
 def sample_rng(*, seed: int, epoch: int, sample_id: str) -> np.random.Generator:
@@ -244,6 +263,11 @@ def train_warp(
     return np.column_stack([linear, translation]).astype(np.float32)
 
 
+def _count_strides(num_frames: Any, stride: Any) -> Any:
+    """How many steps begin within a clip; arrays or numbers."""
+    return np.ceil(num_frames / stride - _ROUNDING)
+
+
 def _check_lengths(lengths: NDArray[np.integer], *, frames_per_batch: int) -> None:
     if len(lengths) == 0:
         return
@@ -266,8 +290,9 @@ def _global_batches(
         in_order: list[list[int]] = order[np.argsort(blurred[order])].reshape(-1, size).tolist()
         return in_order
     batches: list[list[int]] = []
-    for start in range(0, len(order), WINDOW_BATCHES * size):
-        window = order[start : start + WINDOW_BATCHES * size]
+    width = max(WINDOW_BATCHES, -(-WINDOW_SAMPLES // size)) * size
+    for start in range(0, len(order), width):
+        window = order[start : start + width]
         window = window[np.argsort(blurred[window], kind="stable")]
         batches.extend(window.reshape(-1, size).tolist())
     return [batches[place] for place in rng.permutation(len(batches))]

@@ -60,7 +60,7 @@ class Stage1Model(nn.Module):
         logits = predict(
             self.light_t, batch.labels, inputs_embeds=embeds_BTE, attention_mask=mask_BT
         )
-        return translation_loss(logits, batch.labels, label_smoothing=self.label_smoothing)
+        return translation_loss(logits, batch.targets, label_smoothing=self.label_smoothing)
 
     @torch.no_grad()
     def generate(
@@ -108,7 +108,7 @@ class Stage2Model(nn.Module):
         """Loss of a micro-batch with features."""
         embeds_BTE, mask_BT = self._embed(batch)
         logits = predict(self.mbart, batch.labels, inputs_embeds=embeds_BTE, attention_mask=mask_BT)
-        return translation_loss(logits, batch.labels, label_smoothing=self.label_smoothing)
+        return translation_loss(logits, batch.targets, label_smoothing=self.label_smoothing)
 
     @torch.no_grad()
     def generate(

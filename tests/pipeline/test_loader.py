@@ -16,6 +16,7 @@ from fla.data.loader import EvalLoader, TrainLoader
 from fla.data.manifest import Sample
 from fla.data.pipeline import IMAGENET_MEAN, IMAGENET_STD, ClipPipeline, ClipRequest
 from fla.data.sampling import choose_frames
+from fla.data.skipped import SkippedClips
 from fla.errors import ConfigError, DataError
 from fla.runtime import Runtime
 from tests.helpers.videos import read_number, write_video
@@ -87,6 +88,10 @@ def open_train_loader(
     augment: bool = True,
     prefetch_batches: int = 2,
     shortest_first_epochs: int = 0,
+    target_fps: float = 0.0,
+    frames_per_batch: int = 60,
+    host_memory_gib: float = 1.0,
+    skipped: SkippedClips | None = None,
 ) -> TrainLoader:
     return TrainLoader(
         samples,
@@ -96,8 +101,9 @@ def open_train_loader(
         seed=5,
         global_batch_size=4,
         micro_batch_size=micro_batch_size,
-        frames_per_batch=60,
+        frames_per_batch=frames_per_batch,
         frame_stride=3,
+        target_fps=target_fps,
         max_frames=8,
         resize_px=32,
         crop_px=CROP_PX,
@@ -108,11 +114,19 @@ def open_train_loader(
         max_shift_fraction=0.04,
         num_threads=2,
         prefetch_batches=prefetch_batches,
+        host_memory_gib=host_memory_gib,
+        full_frame_px=0,
+        skipped=skipped,
     )
 
 
 def open_eval_loader(
-    samples: list[Sample], root: Path, *, runtime: Runtime | None = None, crop_px: int = 32
+    samples: list[Sample],
+    root: Path,
+    *,
+    runtime: Runtime | None = None,
+    crop_px: int = 32,
+    target_fps: float = 0.0,
 ) -> EvalLoader:
     return EvalLoader(
         samples,
@@ -122,11 +136,14 @@ def open_eval_loader(
         batch_size=3,
         frames_per_batch=60,
         frame_stride=3,
+        target_fps=target_fps,
         max_frames=8,
         resize_px=32,
         crop_px=crop_px,
         num_threads=2,
         prefetch_batches=2,
+        host_memory_gib=1.0,
+        full_frame_px=0,
     )
 
 
@@ -234,6 +251,38 @@ def test_two_ranks_together_see_the_steps_of_one(
         loader.close()
 
 
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_what_an_epoch_has_left_is_shared_by_another_number_of_ranks(
+    world_size: int, samples: list[Sample], root: Path
+):
+    alone = open_train_loader(samples, root, micro_batch_size=1)
+    whole = list(alone.epoch(1))
+    ranks = [
+        open_train_loader(samples, root, micro_batch_size=1, runtime=one_of(world_size, rank))
+        for rank in range(world_size)
+    ]
+
+    rest = [list(loader.epoch(1, first_step=1)) for loader in ranks]
+
+    seen = [id for steps in rest for ids in ids_by_step(steps) for id in ids]
+    assert sorted(seen) == sorted(id for ids in ids_by_step(whole[1:]) for id in ids)
+    together = {id: clip for steps in rest for id, clip in clips_of_steps(steps).items()}
+    for id, clip in clips_of_steps(whole[1:]).items():
+        assert torch.equal(together[id], clip)
+    for loader in (alone, *ranks):
+        loader.close()
+
+
+def test_a_rate_decides_which_frames_are_shown(samples: list[Sample], root: Path):
+    loader = open_eval_loader(samples, root, target_fps=10.0)
+
+    clips = {id: clip for batch in loader for id, clip in clips_of(batch).items()}
+
+    # Six frames of 15 a second: every one and a half.
+    assert [number_of(frame) for frame in clips["clip-00"]] == [0, 1, 3, 4]
+    loader.close()
+
+
 def test_without_augmentation_only_the_phase_varies(samples: list[Sample], root: Path):
     plain = open_train_loader(samples, root, augment=False)
     evaluated = open_eval_loader(samples, root, crop_px=CROP_PX)
@@ -316,6 +365,109 @@ def test_steps_before_the_broken_one_arrive(samples: list[Sample], root: Path):
 
     assert ids_by_step(seen) == order[:-1]
     loader.close()
+
+
+def with_broken(samples: list[Sample], root: Path, *ids: str) -> list[Sample]:
+    """The same samples; the recordings of some are no videos."""
+    (root / "broken.mp4").write_bytes(b"no video" * 500)
+    return [replace(s, video="broken.mp4") if s.id in ids else s for s in samples]
+
+
+def test_a_clip_that_does_not_decode_is_left_out_and_counted(samples: list[Sample], root: Path):
+    sound, broken_id = open_train_loader(samples, root), "clip-06"
+    skipped = SkippedClips(NUM_SAMPLES, max_fraction=0.5)
+    loader = open_train_loader(with_broken(samples, root, broken_id), root, skipped=skipped)
+
+    planned, given = (list(each.epoch(0)) for each in (sound, loader))
+
+    assert [step.num_tokens for step in given] == [step.num_tokens for step in planned]
+    for whole, part in zip(ids_by_step(planned), ids_by_step(given), strict=True):
+        assert part == [id for id in whole if id != broken_id]
+    assert sum(step.num_skipped_tokens for step in given) == 6 + 3
+    assert all(
+        torch.equal(clip, clips_of_steps(planned)[id]) for id, clip in clips_of_steps(given).items()
+    )
+    assert list(skipped.new) == [broken_id]
+    assert skipped.new[broken_id].startswith(f"clip-06: {root / 'broken.mp4'} does not decode: ")
+    for each in (sound, loader):
+        each.close()
+
+
+def test_a_micro_batch_without_a_clip_becomes_a_blank_one(samples: list[Sample], root: Path):
+    broken_id = "clip-06"
+    skipped = SkippedClips(NUM_SAMPLES, max_fraction=0.5)
+    loader = open_train_loader(
+        with_broken(samples, root, broken_id), root, micro_batch_size=1, skipped=skipped
+    )
+
+    batches = [batch for step in loader.epoch(0) for batch in step.micro_batches]
+
+    (blank,) = [batch for batch in batches if batch.is_blank]
+    assert blank.sample_ids == (broken_id,)
+    assert (blank.targets == IGNORE_INDEX).all()
+    assert blank.frames is not None and not blank.frames.any()
+    assert len(blank.frames) == blank.frame_lengths.sum()
+    assert len(batches) == 12
+    loader.close()
+
+
+def test_what_another_rank_left_out_is_not_tried(
+    samples: list[Sample], root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    skipped = SkippedClips(NUM_SAMPLES, max_fraction=0.5)
+    skipped.merge({"clip-06": "clip-06: gone."})
+    loader = open_train_loader(samples, root, skipped=skipped)
+
+    given = [id for ids in ids_by_step(list(loader.epoch(0))) for id in ids]
+
+    assert "clip-06" not in given
+    assert skipped.new == {}
+    loader.close()
+
+
+def test_more_bad_clips_than_allowed_end_the_run_with_a_sentence():
+    skipped = SkippedClips(200, max_fraction=0.01)
+    skipped.merge({"a": "a: a.mp4 does not decode.", "b": "b: b.mp4 does not decode."})
+
+    with pytest.raises(
+        DataError, match=r"^3 of 200 training clips .* \(0\.01\) allows; the last is c: c\.mp4"
+    ):
+        skipped.merge({"c": "c: c.mp4 does not decode."})
+
+
+def test_frames_ahead_stay_within_the_memory(
+    samples: list[Sample], root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # Room for one batch of 8 frames in work and a finished one, which is trained on. A frame in
+    # work takes 9 bytes a pixel of 32 x 32 and 24 a pixel of 24 x 24, a finished one 12.
+    room_gib = 8 * (9 * 32**2 + 24 * 24**2 + 12 * 24**2) / 2**30
+    loader = open_train_loader(
+        samples,
+        root,
+        micro_batch_size=1,
+        frames_per_batch=8,
+        prefetch_batches=50,
+        host_memory_gib=room_gib,
+    )
+    order = [batch for step in loader.epoch(0) for batch in step.micro_batches]
+    calls = record_runs(monkeypatch)
+
+    steps = loader.epoch(0)
+    next(steps)
+    time.sleep(0.3)
+
+    ahead = order[4 : len(calls)]
+    assert 1 <= len(ahead) < 8
+    assert sum(int(batch.frame_lengths.sum()) for batch in ahead) <= 8
+    steps.close()  # type: ignore[attr-defined]
+    loader.close()
+
+
+def test_a_budget_that_holds_no_batch_is_named(samples: list[Sample], root: Path):
+    with pytest.raises(
+        ConfigError, match=r"data\.host_memory_gib \(0\.001\) is less than the 0\.00"
+    ):
+        open_train_loader(samples, root, host_memory_gib=0.001)
 
 
 def test_an_epoch_left_early_decodes_no_further(

@@ -32,7 +32,7 @@ LAYERS = (
     {"batch", "config", "losses", "progress", "runtime", "sigterm"},
     {"data", "metrics", "models", "run_folder", "text"},
     {"checkpoint", "engine", "export", "journal", "optim", "sender", "split", "tracking"},
-    {"evaluate", "run", "train"},
+    {"evaluate", "run", "skipping", "train"},
     {"assembly"},
     {"decoding", "pretrain", "stage1", "stage2", "translate"},
 )

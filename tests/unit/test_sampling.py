@@ -12,6 +12,7 @@ from fla.data.sampling import (
     StepPlan,
     centre_warp,
     choose_frames,
+    choose_stride,
     count_chosen_frames,
     plan_epoch,
     plan_evaluation,
@@ -82,9 +83,9 @@ def test_training_draws_one_frame_of_each_segment_of_a_long_clip():
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 3, 4, 5, 19, 20, 21, 22, 97, 1101])
-@pytest.mark.parametrize("stride", [1, 4, 7])
+@pytest.mark.parametrize("stride", [1, 4, 7, 25 / 6, 29.97 / 9.99])
 def test_chosen_frames_rise_within_the_clip_and_never_exceed_the_planned_length(
-    num_frames: int, stride: int
+    num_frames: int, stride: float
 ):
     planned = count_chosen_frames(np.array([num_frames]), stride=stride, max_frames=5)[0]
     rng = np.random.default_rng(0)
@@ -96,6 +97,25 @@ def test_chosen_frames_rise_within_the_clip_and_never_exceed_the_planned_length(
         assert (np.diff(frames) > 0).all()
         assert frames[0] >= 0 and frames[-1] < num_frames
     assert len(choose_frames(num_frames, stride=stride, max_frames=5)) == planned
+
+
+def test_a_rate_is_reached_whatever_the_recordings_rate():
+    strides = [choose_stride(fps, frame_stride=4, target_fps=6.0) for fps in (24.0, 25.0, 50.0)]
+
+    assert strides == pytest.approx([4, 25 / 6, 50 / 6])
+    for num_frames, stride in zip((240, 250, 500), strides, strict=True):
+        assert len(choose_frames(num_frames, stride=stride, max_frames=75)) == 60
+    assert choose_frames(26, stride=25 / 6, max_frames=75).tolist() == [0, 4, 8, 12, 16, 20, 25]
+
+
+def test_a_recording_slower_than_the_rate_gives_all_its_frames_once():
+    stride = choose_stride(5.0, frame_stride=4, target_fps=12.5)
+
+    assert choose_frames(6, stride=stride, max_frames=75).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_without_a_rate_the_stride_counts():
+    assert choose_stride(50.0, frame_stride=4, target_fps=0.0) == 4
 
 
 def test_a_clip_without_frames_is_a_mistake_of_the_caller():
@@ -257,6 +277,40 @@ def test_frames_are_balanced_over_ranks():
 
     frames = [sum(lengths[list(batch)].sum() for batch in rank) for rank in step.ranks]
     assert sorted(frames) == [109, 111]
+
+
+def published_lengths(corpus: str) -> np.ndarray:
+    """Frames after every fourth, of clips whose lengths are spread as the corpus' are.
+
+    PHOENIX14T's train split has 16 to 475 frames, median 112; How2Sign's clips last 0.11 to 45.8 s,
+    median 5.23, mean 6.64, at 24 frames a second.
+    """
+    rng = np.random.default_rng(0)
+    median, spread, low, high, size, most = {
+        "phoenix14t": (112, 0.42, 16, 475, 7096, 75),
+        "how2sign": (5.23 * 24, 0.69, 0.11 * 24, 45.8 * 24, 31165, 256),
+    }[corpus]
+    frames = np.clip(rng.lognormal(np.log(median), spread, size), low, high).round()
+    return count_chosen_frames(frames, stride=4, max_frames=most)
+
+
+@pytest.mark.parametrize("corpus", ["phoenix14t", "how2sign"])
+@pytest.mark.parametrize(("micro_batch_size", "bound"), [(1, 0.1), (2, 0.03), (8, 0.01)])
+def test_eight_ranks_wait_little_for_the_longest(corpus: str, micro_batch_size: int, bound: float):
+    lengths = published_lengths(corpus)
+
+    plan = a_plan(
+        lengths,
+        global_batch_size=8 * micro_batch_size,
+        micro_batch_size=micro_batch_size,
+        frames_per_batch=600,
+        world_size=8,
+    )
+
+    frames = np.array(
+        [[lengths[[i for b in rank for i in b]].sum() for rank in step.ranks] for step in plan]
+    )
+    assert np.mean(1 - frames.mean(axis=1) / frames.max(axis=1)) < bound
 
 
 def test_batch_sizes_that_do_not_divide_are_named():

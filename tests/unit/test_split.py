@@ -12,9 +12,13 @@ def video(codec: str, pixel_format: str = "yuv420p") -> VideoFormat:
 
 
 def test_a_split_says_how_many_clips_go_which_way():
-    assert describe_decoders("train", {"dali": 3, "software": 2, "images": 0}) == (
-        "train: 5 clips: 3 decoded by DALI, 2 decoded in software."
-    )
+    kinds = {("images", "images"): 2, ("vp9 yuv420p", "dali"): 3, ("h264 yuv422p", "software"): 9}
+
+    assert describe_decoders("train", kinds) == [
+        "train: 9 clips of h264 yuv422p: decoded in software.",
+        "train: 3 clips of vp9 yuv420p: decoded by DALI.",
+        "train: 2 clips of images: decoded in software.",
+    ]
 
 
 def test_dali_gets_what_it_decodes_on_a_device_and_software_the_rest():

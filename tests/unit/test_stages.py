@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -73,6 +75,22 @@ def batch_of(
         frames=frames,
         features=features,
     )
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_blank_batch_teaches_nothing(stage: int, stage1: Stage1Model, stage2: Stage2Model):
+    model = stage1 if stage == 1 else stage2
+    batch = replace(
+        batch_of(5, frames=torch.zeros(5, 3, 32, 32), features=torch.zeros(5, 24)), is_blank=True
+    )
+
+    loss = model(batch)
+    loss.nats.backward()
+
+    assert (loss.nats.item(), int(loss.num_tokens)) == (0.0, 0)
+    gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+    assert gradients
+    assert all(not gradient.any() for gradient in gradients)
 
 
 def total(losses: list[LossSum]) -> tuple[Tensor, int]:

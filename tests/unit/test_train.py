@@ -12,10 +12,12 @@ from torch import Tensor, distributed
 
 from fla.batch import Step
 from fla.checkpoint import TrainState, read_train_state
-from fla.errors import FlaError
+from fla.data.skipped import SkippedClips
+from fla.errors import CheckpointError, DataError, FlaError
 from fla.losses import LossSum
 from fla.run_folder import RunFolder, list_complete_checkpoints, open_run_folder, read_best
 from fla.runtime import Runtime, join_process_group
+from fla.tracking import NullTracker
 from fla.train import plan_schedule, train
 
 STEPS_PER_EPOCH = 3
@@ -81,9 +83,13 @@ class Loader:
             yield Step(micro_batches=(torch.ones(1), torch.ones(2)), num_tokens=3)
 
 
-class Log:
+class Log(NullTracker):
     def __init__(self) -> None:
         self.rows: dict[int, dict[str, float]] = {}
+        self.artifacts: list[str] = []
+
+    def log_artifact(self, path: Path, folder: str = "") -> None:
+        self.artifacts.append(path.name)
 
     def log(self, metrics: dict[str, float], *, step: int) -> None:
         self.rows[step] = metrics
@@ -179,7 +185,7 @@ def test_a_checkpoint_knows_where_the_run_stood(tmp_path):
     state = training.run({4: 7.0})
 
     newest = training.folder.checkpoint(6)
-    assert read_train_state(newest, world_size=1) == state
+    assert read_train_state(newest, world_size=1, manifests={}) == state
     assert (newest / "weights").read_text() == "6"
     assert json.loads((newest / "state.json").read_text())["world_size"] == 1
 
@@ -235,6 +241,65 @@ def test_metrics_are_logged_every_so_many_steps_and_at_the_last(tmp_path):
     assert row["train/grad_norm"] == 1.5
     assert row["train/epoch"] == pytest.approx(5 / 3)
     assert row["train/tokens_per_s"] > 0
+
+
+class BadClipLoader(Loader):
+    """Each step loses the clip of its first micro-batch, which has one of its three tokens."""
+
+    def __init__(self, skipped: SkippedClips) -> None:
+        super().__init__()
+        self.skipped = skipped
+
+    def epoch(self, epoch: int, *, first_step: int = 0) -> Iterator[Step[Tensor]]:
+        for step in super().epoch(epoch, first_step=first_step):
+            _, number = self.given[-1]
+            if f"clip{number}" not in self.skipped:
+                self.skipped.add(f"clip{number}", f"clip{number}: {number}.mp4 does not decode.")
+            yield Step(micro_batches=step.micro_batches[1:], num_tokens=3, num_skipped_tokens=1)
+
+
+def test_clips_that_are_left_out_are_counted_listed_and_kept_in_the_checkpoint(tmp_path, caplog):
+    skipped = SkippedClips(100, max_fraction=0.03)
+    training = Training(tmp_path, log_every_steps=1)
+    training.loader = BadClipLoader(skipped)
+
+    state = training.run(skipped=skipped)
+
+    assert {row["train/loss_nats_per_token"] for row in training.log.rows.values()} == {2.0}
+    counts = [row["train/skipped_clips"] for row in training.log.rows.values()]
+    assert counts == [1, 2, 3, 3, 3, 3]
+    lines = training.folder.skipped_tsv.read_text().splitlines()
+    assert lines == [f"clip{n}\tclip{n}: {n}.mp4 does not decode." for n in range(3)]
+    assert set(training.log.artifacts) == {"skipped_clips.tsv"}
+    assert list(state.skipped) == ["clip0", "clip1", "clip2"]
+    newest = training.folder.checkpoint(6)
+    assert read_train_state(newest, world_size=1, manifests={}) == state
+    assert caplog.text.count("Left out: clip1: 1.mp4") == 1
+
+
+def test_too_many_clips_that_are_left_out_end_the_run_after_they_are_listed(tmp_path):
+    skipped = SkippedClips(100, max_fraction=0.01)
+    training = Training(tmp_path, log_every_steps=1)
+    training.loader = BadClipLoader(skipped)
+
+    with pytest.raises(
+        DataError, match=r"^2 of 100 .* \(0\.01\) allows; the last is clip1: 1\.mp4"
+    ):
+        training.run(skipped=skipped)
+
+    assert len(training.folder.skipped_tsv.read_text().splitlines()) == 2
+
+
+def test_a_manifest_that_changed_since_a_checkpoint_is_named(tmp_path):
+    training = Training(tmp_path)
+    training.run(state=TrainState(manifests={"train.tsv": "aaa", "dev.tsv": "bbb"}))
+    newest = training.folder.checkpoint(6)
+
+    with pytest.raises(
+        CheckpointError,
+        match=r"^train\.tsv has changed since .*step_0000006 was saved: .* was aaa and is ccc\.",
+    ):
+        read_train_state(newest, world_size=1, manifests={"train.tsv": "ccc", "dev.tsv": "bbb"})
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_a_sentence(tmp_path):
