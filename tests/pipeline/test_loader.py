@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -546,3 +547,20 @@ def test_batch_sizes_that_do_not_divide_end_before_anything_is_decoded(
 ):
     with pytest.raises(ConfigError, match=r"train\.global_batch_size \(4\) must be a multiple"):
         open_train_loader(samples, root, micro_batch_size=3)
+
+
+def decode_and_fail(samples: list[Sample], root: Path) -> None:
+    loader = open_train_loader(samples, root, micro_batch_size=1, prefetch_batches=8)
+    next(loader.epoch(0))
+    raise KeyboardInterrupt
+
+
+def test_a_process_that_ends_in_an_error_does_not_wait_for_its_threads_for_long(
+    samples: list[Sample], root: Path
+):
+    process = get_context("spawn").Process(target=decode_and_fail, args=(samples, root))
+
+    process.start()
+    process.join(timeout=60)
+
+    assert process.exitcode == 1
