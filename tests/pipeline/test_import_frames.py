@@ -12,6 +12,7 @@ import pytest
 
 from fla.data.importers.csl_daily import import_csl_daily
 from fla.data.importers.labels import read_labels
+from fla.data.importers.options import Options
 from fla.data.importers.phoenix14t import import_phoenix14t
 from fla.data.importers.report import ImportReport
 from fla.data.manifest import check_manifest, read_manifest
@@ -58,9 +59,8 @@ def write_phoenix(root: Path) -> Path:
 def import_phoenix(
     source: Path, output: Path, labels: dict[str, Path] | None = None
 ) -> ImportReport:
-    return import_phoenix14t(
-        source, output, labels=labels or {}, on_progress=lambda done, total: None
-    )
+    options = Options(labels=labels or {})
+    return import_phoenix14t(source, output, options=options, on_progress=lambda done, total: None)
 
 
 @pytest.mark.parametrize("inner", [".", "PHOENIX-2014-T-release-v3"])
@@ -98,15 +98,17 @@ def test_the_report_says_what_became_of_every_row_and_folder(tmp_path: Path):
     assert "out of order" not in text, "PHOENIX14T has no stamps"
 
 
-def test_a_folder_where_an_image_is_missing_stops_the_import(tmp_path: Path):
+def test_a_folder_where_an_image_is_missing_is_dropped_and_named(tmp_path: Path):
     base = write_phoenix(tmp_path / "download")
     name = PHOENIX_TRAIN[0][0]
     folder = base / "features" / "fullFrame-210x260px" / "train" / name
     (folder / "images0003.png").unlink()
 
-    with pytest.raises(DataError, match=rf"{name}: images are missing between images0002.png and"):
-        import_phoenix(tmp_path / "download", tmp_path / "out")
-    assert not list((tmp_path / "out").glob("*.tsv"))
+    train = import_phoenix(tmp_path / "download", tmp_path / "out").splits["train"]
+
+    assert (train.rows_read, train.samples_written) == (3, 1)
+    assert (train.dropped[0].id, train.dropped[0].rule) == (name, "unreadable recording")
+    assert "images are missing between images0002.png and images0004" in train.dropped[0].reason
 
 
 def test_missing_parts_of_phoenix_are_each_named(tmp_path: Path):
@@ -255,7 +257,7 @@ def write_csl(source: Path, *, pickled: bool = False) -> None:
 
 
 def import_csl(source: Path, output: Path) -> ImportReport:
-    return import_csl_daily(source, output, labels={}, on_progress=lambda done, total: None)
+    return import_csl_daily(source, output, on_progress=lambda done, total: None)
 
 
 def sentences(output: Path, split: str) -> Sequence[str]:
@@ -284,7 +286,7 @@ def test_csl_daily_names_both_orphans_and_lengths_that_differ(tmp_path: Path):
     train = report.splits["train"]
     assert [(row.id, row.rule) for row in train.dropped] == [(ONLY_IN_SPLIT, "no annotation")]
     assert report.rows_without_split == (ONLY_IN_ANNOTATION,)
-    assert train.other_lengths == ("S000001_P0010_T00: 4 images, but the annotation says 5",)
+    assert train.other_lengths == ("S000001_P0010_T00: 4 frames, but the annotation says 5",)
     assert train.videos_without_rows == (
         f"sentence_frames-512x512/frames_512x512/{ONLY_IN_ANNOTATION}",
     )

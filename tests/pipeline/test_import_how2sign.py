@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from fla.data.importers.how2sign import import_how2sign
-from fla.data.importers.report import ImportReport, is_mojibake
+from fla.data.importers.report import ImportReport
+from fla.data.importers.report_text import summarize
+from fla.data.importers.sentences import is_mojibake
 from fla.data.manifest import Sample, check_manifest, fingerprint, read_manifest
 from fla.errors import DataError
 
@@ -172,7 +174,7 @@ def test_dropped_rows_are_listed_with_line_rule_and_values(imported):
         (8, "fewer than 2 frames"): "2.01 s to 2.05 s holds 1 frames",
         (9, "no stamp"): "nan s to 2.5 s is no range",
         (10, "no stamp"): "nan s to inf s is no range",
-        (13, "no video"): "there is no recording lost0000000-4-rgb_front.mp4",
+        (13, "no video"): "there is no file lost0000000-4-rgb_front.mp4",
     }
 
 
@@ -248,7 +250,7 @@ def test_the_report_on_disk_says_the_same_as_the_value(imported):
     assert on_disk["splits"]["train"]["dropped"][0]["rule"] == "past the end"
     samples = read_manifest(output / "test.tsv").samples
     assert on_disk["splits"]["test"]["fingerprint"] == fingerprint(samples)
-    assert report.summary() in text
+    assert summarize(report) in text
     assert all(row.id in text for row in report.splits["train"].dropped)
 
 
@@ -309,7 +311,7 @@ def test_a_row_that_is_there_twice_is_dropped_once(source: Path):
     dev = run_import(source).splits["dev"]
 
     assert dev.samples_written == 1
-    assert [(row.line, row.reason) for row in dev.dropped] == [(3, "the same row as line 2")]
+    assert [(row.line, row.reason) for row in dev.dropped] == [(3, "line 2 has the same name")]
 
 
 def test_every_missing_annotation_is_named_at_once(source: Path):
@@ -336,7 +338,9 @@ def test_a_missing_folder_of_recordings_is_named(source: Path):
 def test_a_split_without_any_recording_stops_the_import(source: Path):
     recording(source, "test", "test0000000-8").unlink()
 
-    with pytest.raises(DataError, match=r"test\.csv: none of its 2 rows became a sample; .*no rec"):
+    with pytest.raises(
+        DataError, match=r"test\.csv: none of its 2 rows became a sample \(2 no video\); .*no file"
+    ):
         run_import(source)
 
 

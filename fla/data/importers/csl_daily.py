@@ -9,9 +9,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fla.data.importers.frames import FrameRow, import_frame_folders, list_folders
+from fla.data.importers.clips import (
+    ClipFiles,
+    ClipRow,
+    import_clips,
+    list_without_rows,
+    wanted_paths,
+)
+from fla.data.importers.finish import finish_import
+from fla.data.importers.frames import MISSING, find_folders, list_clips
 from fla.data.importers.labels import label_rows, read_pickle
-from fla.data.importers.report import ImportReport, Published, finish_import
+from fla.data.importers.options import Options
+from fla.data.importers.report import ImportReport, Published
 from fla.data.importers.tables import read_table
 from fla.errors import DataError
 
@@ -25,6 +34,8 @@ PUBLISHED = {
     "test": Published(num_rows=1176, num_frames=150248),
 }
 """Rows of the official split; images of SLRT's label files."""
+
+DEFAULTS = Options()
 
 # Under which the archives have been unpacked, as public code has them.
 _FRAMES = (
@@ -47,8 +58,8 @@ def import_csl_daily(
     source: Path,
     output: Path,
     *,
-    labels: Mapping[str, Path],
     on_progress: Callable[[int, int], None],
+    options: Options = DEFAULTS,
 ) -> ImportReport:
     """Write train.tsv, dev.tsv, test.tsv, report.json and report.txt.
 
@@ -57,55 +68,64 @@ def import_csl_daily(
     Args:
         source: Folder that holds the frames and `sentence_label`; only read.
         output: Folder for the five files; made where it is missing.
-        labels: A label file of Uni-Sign or SLRT for each split, in place of the official
-            annotation; empty: the official annotation.
         on_progress: Called with folders read so far and their total number.
+        options: What the user asked for; label files are those of Uni-Sign or SLRT.
 
     Raises:
         DataError: an annotation file or the frames are missing, a row cannot be understood,
-            images of a clip are missing, or no row of a split became a sample. No file has been
-            written then.
-        OSError: `output` cannot be written to.
+            or no row of a split became a sample. No file has been written then.
+        OSError: a file cannot be read, or `output` cannot be written to.
     """
     source = source.resolve()
     frames = _find_frames(source)
-    if labels:
-        annotations = dict(labels)
-        rows = {split: label_rows(path) for split, path in labels.items()}
-        without_split: list[str] = []
-    else:
-        annotations = dict.fromkeys(SPLITS, _split_file(source))
-        sentences = _read_sentences(source / "sentence_label")
-        rows = _official_rows(_split_file(source), sentences)
-        in_a_split = {row.id for split in rows.values() for row in split}
-        without_split = sorted(sentences.keys() - in_a_split)
+    annotations, rows, without_split = _read_rows(source, options.labels)
     output.mkdir(parents=True, exist_ok=True)
-    folders = list_folders(
-        [frames / name for split in SPLITS for row in rows[split] for name in row.folders],
-        on_progress=on_progress,
+    folders = find_folders(frames)
+    everything = [row for split in SPLITS for row in rows[split]]
+    clips = list_clips(
+        wanted_paths(everything, folders, options=options), fps=FPS, on_progress=on_progress
     )
-    everywhere = {row.id for split in rows.values() for row in split}
     imported = {
-        split: import_frame_folders(
+        split: import_clips(
             rows[split],
-            folders,
+            ClipFiles(paths=folders, clips=clips, missing=MISSING),
+            options=options,
             annotation=annotations[split],
-            parent=frames,
             root=source,
-            fps=FPS,
             published=PUBLISHED[split],
             # All splits lie in one folder, so what no split names is told once, with train.
-            known=everywhere if split == "train" else None,
+            without_rows=list_without_rows(folders, everything, root=source)
+            if split == "train"
+            else (),
         )
         for split in SPLITS
     }
     return finish_import(
         "CSL-Daily",
         imported,
+        options=options,
         source=source,
         output=output,
         rows_without_split=without_split,
     )
+
+
+def _read_rows(
+    source: Path, labels: Mapping[str, Path]
+) -> tuple[dict[str, Path], dict[str, list[ClipRow]], list[str]]:
+    """Annotation and rows of every split, and names of the annotation that are in no split."""
+    annotations = dict(labels)
+    rows = {split: label_rows(path) for split, path in labels.items()}
+    official = [split for split in SPLITS if split not in labels]
+    if not official:
+        return annotations, rows, []
+    path = _split_file(source)
+    sentences = _read_sentences(source / "sentence_label")
+    all_rows = _official_rows(path, sentences)
+    annotations |= dict.fromkeys(official, path)
+    rows |= {split: all_rows[split] for split in official}
+    in_a_split = {row.id for split in all_rows.values() for row in split}
+    return annotations, rows, sorted(sentences.keys() - in_a_split)
 
 
 def _find_frames(source: Path) -> Path:
@@ -164,8 +184,8 @@ def _count(text: str, *, where: str) -> int:
         raise DataError(f"{where}: length ({text}) is not a whole number. Fix the row.") from None
 
 
-def _official_rows(path: Path, sentences: Mapping[str, _Sentence]) -> dict[str, list[FrameRow]]:
-    rows: dict[str, list[FrameRow]] = {split: [] for split in SPLITS}
+def _official_rows(path: Path, sentences: Mapping[str, _Sentence]) -> dict[str, list[ClipRow]]:
+    rows: dict[str, list[ClipRow]] = {split: [] for split in SPLITS}
     for line, row in read_table(path, columns=("name", "split")):
         if row["split"] not in rows:
             raise DataError(
@@ -174,10 +194,10 @@ def _official_rows(path: Path, sentences: Mapping[str, _Sentence]) -> dict[str, 
             )
         sentence = sentences.get(row["name"])
         rows[row["split"]].append(
-            FrameRow(
+            ClipRow(
                 line=line,
                 id=row["name"],
-                folders=(row["name"],),
+                names=(row["name"],),
                 signer=_signer(row["name"]),
                 sentence=sentence.text if sentence else None,
                 num_frames=sentence.num_frames if sentence else None,

@@ -9,10 +9,12 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 from fla.data.decode.video import VideoInfo, in_range, probe_video
+from fla.data.importers.finish import finish_import
 from fla.data.importers.how2sign_files import (
     SPLITS,
     RawSplit,
@@ -20,21 +22,21 @@ from fla.data.importers.how2sign_files import (
     check_layout,
     read_split,
 )
+from fla.data.importers.options import Options
 from fla.data.importers.report import (
     NO_VIDEO,
     Clamped,
-    Dropped,
     ImportedSplit,
     ImportReport,
     Published,
     Stamps,
-    finish_import,
 )
+from fla.data.importers.rules import Fault, apply_rules
 from fla.data.manifest import Sample
 from fla.data.processes import map_on_all_cores
 from fla.errors import DataError
 
-MIN_FRAMES = 2
+DEFAULTS = Options(min_frames=2)
 """A clip of one frame shows no movement."""
 
 PUBLISHED = {
@@ -48,7 +50,11 @@ _VIDEO_NAME = re.compile(r".+-(\d+)-rgb_front")
 
 
 def import_how2sign(
-    source: Path, output: Path, *, on_progress: Callable[[int, int], None]
+    source: Path,
+    output: Path,
+    *,
+    on_progress: Callable[[int, int], None],
+    options: Options = DEFAULTS,
 ) -> ImportReport:
     """Write train.tsv, dev.tsv, test.tsv, report.json and report.txt.
 
@@ -56,6 +62,7 @@ def import_how2sign(
         source: Folder that holds `video_level` and `sentence_level`; only read.
         output: Folder for the five files; made where it is missing.
         on_progress: Called with recordings read so far and their total number.
+        options: What the user asked for.
 
     Raises:
         DataError: an annotation file or a folder of recordings is missing, a row cannot be
@@ -68,21 +75,21 @@ def import_how2sign(
     splits = {ours: read_split(source, theirs) for ours, theirs in SPLITS.items()}
     # Before the recordings are read, which may take an hour.
     output.mkdir(parents=True, exist_ok=True)
-    infos = _probe_all(_wanted_recordings(splits.values()), on_progress)
+    infos = _probe_all(_wanted_recordings(splits.values(), options), on_progress)
     imported = {
-        name: _import_split(split, infos, source=source, published=PUBLISHED[name])
+        name: _import_split(split, infos, options=options, source=source, published=PUBLISHED[name])
         for name, split in splits.items()
     }
-    return finish_import("How2Sign", imported, source=source, output=output)
+    return finish_import("How2Sign", imported, options=options, source=source, output=output)
 
 
-def _wanted_recordings(splits: Iterable[RawSplit]) -> list[Path]:
+def _wanted_recordings(splits: Iterable[RawSplit], options: Options) -> list[Path]:
     return sorted(
         {
             split.recordings[row.video_name]
             for split in splits
             for row in split.rows
-            if row.video_name in split.recordings
+            if row.video_name in split.recordings and row.id not in options.excluded
         }
     )
 
@@ -114,31 +121,21 @@ def _probe(path: Path) -> VideoInfo | DataError:
 
 
 def _import_split(
-    split: RawSplit, infos: Mapping[Path, VideoInfo], *, source: Path, published: Published
+    split: RawSplit,
+    infos: Mapping[Path, VideoInfo],
+    *,
+    options: Options,
+    source: Path,
+    published: Published,
 ) -> ImportedSplit:
-    samples: list[Sample] = []
-    dropped: list[Dropped] = []
-    clamped: list[Clamped] = []
-    first_lines: dict[str, int] = {}
-    for row in split.rows:
-        first_line = first_lines.setdefault(row.id, row.line)
-        result = (
-            _import_row(row, split, infos, source=source)
-            if first_line == row.line
-            else _drop(row, "repeated", f"the same row as line {first_line}")
-        )
-        if isinstance(result, Dropped):
-            dropped.append(result)
-            continue
-        samples.append(result)
-        if (result.start_s, result.end_s) != (row.start_s, row.end_s):
-            clamped.append(_clamped(row, _length_s(infos[split.recordings[row.video_name]])))
+    make = partial(_make_sample, split=split, infos=infos, source=source)
+    outcome = apply_rules(split.rows, make, options=options)
     named = {row.video_name for row in split.rows}
     return ImportedSplit(
         annotation=split.annotation,
-        samples=samples,
-        dropped=dropped,
-        clamped=clamped,
+        samples=outcome.samples,
+        dropped=outcome.dropped,
+        clamped=_list_clamped(outcome.samples, split, infos),
         videos_without_rows=[
             path.relative_to(source).as_posix()
             for name, path in sorted(split.recordings.items())
@@ -149,42 +146,51 @@ def _import_split(
     )
 
 
-def _drop(row: Row, rule: str, reason: str) -> Dropped:
-    return Dropped(id=row.id, line=row.line, rule=rule, reason=reason)
+def _list_clamped(
+    samples: Sequence[Sample], split: RawSplit, infos: Mapping[Path, VideoInfo]
+) -> list[Clamped]:
+    ranges = {sample.id: (sample.start_s, sample.end_s) for sample in samples}
+    # Rows of the same id are the same: what is listed is the first.
+    rows = {row.id: row for row in reversed(split.rows) if row.id in ranges}
+    return [
+        Clamped(
+            id=row.id,
+            line=row.line,
+            start_s=row.start_s,
+            end_s=row.end_s,
+            length_s=_length_s(infos[split.recordings[row.video_name]]),
+        )
+        for row in reversed(rows.values())
+        if ranges[row.id] != (row.start_s, row.end_s)
+    ]
 
 
-def _clamped(row: Row, length_s: float) -> Clamped:
-    return Clamped(
-        id=row.id, line=row.line, start_s=row.start_s, end_s=row.end_s, length_s=length_s
-    )
-
-
-def _import_row(
-    row: Row, split: RawSplit, infos: Mapping[Path, VideoInfo], *, source: Path
-) -> Sample | Dropped:
+def _make_sample(
+    row: Row, *, split: RawSplit, infos: Mapping[Path, VideoInfo], source: Path
+) -> Sample | Fault:
     stamps = f"{row.start_s} s to {row.end_s} s"
     if row.video_name not in split.recordings:
-        return _drop(row, NO_VIDEO, f"there is no recording {row.video_name}.mp4")
+        return NO_VIDEO, f"there is no file {row.video_name}.mp4"
     if not (math.isfinite(row.start_s) and math.isfinite(row.end_s)):
-        return _drop(row, "no stamp", f"{stamps} is no range")
+        return "no stamp", f"{stamps} is no range"
     if row.end_s <= row.start_s:
-        return _drop(row, "ends before it starts", stamps)
+        return "ends before it starts", stamps
+    if row.end_s <= 0:
+        return "before the start", stamps
     path = split.recordings[row.video_name]
-    length_s = _length_s(infos[path])
+    info = infos[path]
+    length_s = _length_s(info)
     if row.start_s >= length_s:
-        return _drop(row, "past the end", f"{stamps}, but the recording has {length_s:.3f} s")
+        return "past the end", f"{stamps}, but the recording has {length_s:.3f} s"
     start_s, end_s = max(row.start_s, 0.0), min(row.end_s, length_s)
-    num_frames = int(in_range(infos[path].frame_times, start_s, end_s).sum())
-    if num_frames < MIN_FRAMES:
-        return _drop(row, f"fewer than {MIN_FRAMES} frames", f"{stamps} holds {num_frames} frames")
     name = _VIDEO_NAME.fullmatch(row.video_name)
     return Sample(
         id=row.id,
         video=path.relative_to(source).as_posix(),
         start_s=start_s,
         end_s=end_s,
-        fps=infos[path].fps,
-        num_frames=num_frames,
+        fps=info.fps,
+        num_frames=int(in_range(info.frame_times, start_s, end_s).sum()),
         signer=name[1] if name else "",
         sentence=row.sentence,
     )

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fla.data.importers.tables import read_text
+from fla.data.importers.tables import find_missing_files, read_text
 from fla.errors import DataError
 
 SPLITS = {"train": "train", "dev": "val", "test": "test"}
@@ -55,12 +55,10 @@ def check_layout(source: Path) -> None:
             f"{source} has no folder sentence_level. Name the folder that holds How2Sign's "
             "sentence_level and video_level."
         )
-    faults = [
-        f"{path} does not exist. Put How2Sign's re-aligned annotation there: "
-        "all three splits are needed."
-        for path in (_annotation(source, split) for split in SPLITS.values())
-        if not path.is_file()
-    ]
+    faults = find_missing_files(
+        [_annotation(source, split) for split in SPLITS.values()],
+        advice="Put How2Sign's re-aligned annotation there: all three splits are needed.",
+    )
     faults += [
         f"{path} does not exist. Unpack How2Sign's Green Screen RGB videos there."
         for path in (_recording_folder(source, split) for split in SPLITS.values())

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fla.data.importers.frames import FrameRow
+from fla.data.importers.clips import ClipRow
 from fla.errors import DataError
 
 _GZIP = b"\x1f\x8b"
@@ -24,6 +24,7 @@ class Label:
     """One sentence of a label file."""
 
     name: str
+    """Without the split before it and the ending of a video after it."""
     sentence: str
     signer: str
     """Who signs, or an empty string."""
@@ -34,6 +35,7 @@ def read_labels(path: Path) -> list[Label]:
 
     Raises:
         DataError: no such file, no pickle, or not of that layout.
+        OSError: the file cannot be read.
     """
     content = read_pickle(path)
     entries = list(content.values()) if isinstance(content, dict) else content
@@ -44,22 +46,23 @@ def read_labels(path: Path) -> list[Label]:
     return [_label(entry, where=f"{path}, entry {n}") for n, entry in enumerate(entries, start=1)]
 
 
-def label_rows(path: Path) -> list[FrameRow]:
+def label_rows(path: Path) -> list[ClipRow]:
     """The entries of a label file as rows; the number of an entry stands for its line.
 
     Raises:
         DataError: as `read_labels`.
+        OSError: as `read_labels`.
     """
-    rows: list[FrameRow] = []
-    for number, label in enumerate(read_labels(path), start=1):
-        # GFSLT-VLP and SLRT put the split before the name, Uni-Sign the ending of a video after.
-        name = label.name.rpartition("/")[2].removesuffix(".mp4")
-        rows.append(
-            FrameRow(
-                line=number, id=name, folders=(name,), signer=label.signer, sentence=label.sentence
-            )
+    return [
+        ClipRow(
+            line=number,
+            id=label.name,
+            names=(label.name,),
+            signer=label.signer,
+            sentence=label.sentence,
         )
-    return rows
+        for number, label in enumerate(read_labels(path), start=1)
+    ]
 
 
 def read_pickle(path: Path) -> Any:
@@ -67,13 +70,15 @@ def read_pickle(path: Path) -> Any:
 
     Raises:
         DataError: no such file, or no pickle.
+        OSError: the file cannot be read.
     """
     try:
         data = path.read_bytes()
-        data = gzip.decompress(data) if data.startswith(_GZIP) else data
-        return _PlainUnpickler(io.BytesIO(data)).load()
     except FileNotFoundError:
         raise DataError(f"{path} does not exist. Name a label file.") from None
+    try:
+        data = gzip.decompress(data) if data.startswith(_GZIP) else data
+        return _PlainUnpickler(io.BytesIO(data)).load()
     # What a pickle that was cut or changed gives is not one kind of error.
     except Exception as error:
         raise DataError(
@@ -105,7 +110,8 @@ def _label(entry: object, *, where: str) -> Label:
             raise DataError(f"{where}: {key} ({entry.get(key)!r:.40}) is no text. Fix the file.")
     signer = entry.get("signer", "")
     return Label(
-        name=entry["name"],
+        # GFSLT-VLP and SLRT put the split before the name, Uni-Sign the ending of a video after.
+        name=entry["name"].rpartition("/")[2].removesuffix(".mp4"),
         sentence=entry["text"],
         signer=str(signer) if isinstance(signer, str | int) else "",
     )

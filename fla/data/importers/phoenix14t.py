@@ -7,10 +7,19 @@ PHOENIX-2014-T/features/fullFrame-210x260px/{train,dev,test}/NAME/images0001.png
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from fla.data.importers.frames import FrameRow, import_frame_folders, list_folders
+from fla.data.importers.clips import (
+    ClipFiles,
+    ClipRow,
+    import_clips,
+    list_without_rows,
+    wanted_paths,
+)
+from fla.data.importers.finish import finish_import
+from fla.data.importers.frames import MISSING, find_folders, list_clips
 from fla.data.importers.labels import label_rows
-from fla.data.importers.report import ImportReport, Published, finish_import
-from fla.data.importers.tables import read_table
+from fla.data.importers.options import Options
+from fla.data.importers.report import ImportReport, Published
+from fla.data.importers.tables import find_missing_files, read_table
 from fla.errors import DataError
 
 FPS = 25.0
@@ -24,6 +33,8 @@ PUBLISHED = {
 }
 """Rows of the official annotation and images of the official archive, v3."""
 
+DEFAULTS = Options()
+
 _ROOTS = (".", "PHOENIX-2014-T", "PHOENIX-2014-T-release-v3/PHOENIX-2014-T")
 _FRAMES = "features/fullFrame-210x260px"
 
@@ -32,54 +43,50 @@ def import_phoenix14t(
     source: Path,
     output: Path,
     *,
-    labels: Mapping[str, Path],
     on_progress: Callable[[int, int], None],
+    options: Options = DEFAULTS,
 ) -> ImportReport:
     """Write train.tsv, dev.tsv, test.tsv, report.json and report.txt.
 
     Args:
         source: The unpacked folder, or one of the two around it; only read.
         output: Folder for the five files; made where it is missing.
-        labels: A label file of GFSLT or SLRT for each split, in place of the official annotation;
-            empty: the official annotation.
         on_progress: Called with folders read so far and their total number.
+        options: What the user asked for; label files are those of GFSLT-VLP or SLRT.
 
     Raises:
         DataError: an annotation file or a folder of frames is missing, a row cannot be
-            understood, images of a clip are missing, or no row of a split became a sample. No
-            file has been written then.
-        OSError: `output` cannot be written to.
+            understood, or no row of a split became a sample. No file has been written then.
+        OSError: a file cannot be read, or `output` cannot be written to.
     """
     root = _find_root(source.resolve())
-    annotations = dict(labels) or {split: _annotation(root, split) for split in SPLITS}
+    annotations = {split: options.labels.get(split, _annotation(root, split)) for split in SPLITS}
     _check_layout(root, annotations)
     rows = {
-        split: label_rows(path) if labels else list(_official_rows(path))
+        split: label_rows(path) if split in options.labels else list(_official_rows(path))
         for split, path in annotations.items()
     }
     output.mkdir(parents=True, exist_ok=True)
-    folders = list_folders(
-        [
-            root / _FRAMES / split / name
-            for split in SPLITS
-            for row in rows[split]
-            for name in row.folders
-        ],
-        on_progress=on_progress,
-    )
+    folders = {split: find_folders(root / _FRAMES / split) for split in SPLITS}
+    wanted = [
+        path
+        for split in SPLITS
+        for path in wanted_paths(rows[split], folders[split], options=options)
+    ]
+    clips = list_clips(wanted, fps=FPS, on_progress=on_progress)
     imported = {
-        split: import_frame_folders(
+        split: import_clips(
             rows[split],
-            folders,
+            ClipFiles(paths=folders[split], clips=clips, missing=MISSING),
+            options=options,
             annotation=annotations[split],
-            parent=root / _FRAMES / split,
             root=root,
-            fps=FPS,
             published=PUBLISHED[split],
+            without_rows=list_without_rows(folders[split], rows[split], root=root),
         )
         for split in SPLITS
     }
-    return finish_import("PHOENIX14T", imported, source=root, output=output)
+    return finish_import("PHOENIX14T", imported, options=options, source=root, output=output)
 
 
 def _find_root(source: Path) -> Path:
@@ -97,11 +104,9 @@ def _annotation(root: Path, split: str) -> Path:
 
 
 def _check_layout(root: Path, annotations: Mapping[str, Path]) -> None:
-    faults = [
-        f"{path} does not exist. Put the annotation there: all three splits are needed."
-        for path in annotations.values()
-        if not path.is_file()
-    ]
+    faults = find_missing_files(
+        annotations.values(), advice="Put the annotation there: all three splits are needed."
+    )
     faults += [
         f"{path} does not exist. Unpack the frames of the archive there."
         for path in (root / _FRAMES / split for split in SPLITS)
@@ -111,15 +116,15 @@ def _check_layout(root: Path, annotations: Mapping[str, Path]) -> None:
         raise DataError("\n".join(faults))
 
 
-def _official_rows(path: Path) -> Iterator[FrameRow]:
+def _official_rows(path: Path) -> Iterator[ClipRow]:
     # The file quotes nothing: a quote is a letter.
     for line, row in read_table(path, columns=("name", "video", "speaker", "translation")):
         # `video` is NAME/1/*.png, but the archive has no folder 1.
-        folders = dict.fromkeys((row["name"], row["video"].split("/")[0]))
-        yield FrameRow(
+        names = dict.fromkeys((row["name"], row["video"].split("/")[0]))
+        yield ClipRow(
             line=line,
             id=row["name"],
-            folders=tuple(folders),
+            names=tuple(names),
             signer=row["speaker"],
             sentence=row["translation"],
         )
