@@ -344,26 +344,40 @@ def test_a_split_without_any_recording_stops_the_import(source: Path):
         run_import(source)
 
 
-def test_all_broken_recordings_are_named_at_once(source: Path):
+def test_rows_of_a_broken_recording_are_dropped_and_the_others_stay(source: Path):
     # What a download page's error looks like when it is saved as a video.
+    recording(source, "train", "0pKzG0RRUz4-2").write_text("<html>Quota exceeded</html>" * 90)
+
+    train = run_import(source).splits["train"]
+
+    broken = {row.id: row.reason for row in train.dropped if row.rule == "unreadable recording"}
+    assert list(broken) == ["0pKzG0RRUz4_0_1-2-rgb_front"]
+    assert "0pKzG0RRUz4-2-rgb_front.mp4 does not decode: " in broken["0pKzG0RRUz4_0_1-2-rgb_front"]
+    assert train.samples_written == 5
+    report = (source / "out" / "report.txt").read_text(encoding="utf-8")
+    assert "1 unreadable recording" in report
+    assert "0pKzG0RRUz4_0_1-2-rgb_front: unreadable recording: " in report
+
+
+def test_splits_of_which_no_recording_can_be_read_stop_the_import(source: Path):
     recording(source, "val", "-dev0000000-3").write_text("<html>Quota exceeded</html>" * 90)
     recording(source, "test", "test0000000-8").write_bytes(b"")
 
     with pytest.raises(DataError) as raised:
         run_import(source)
 
-    lines = str(raised.value).splitlines()
-    assert len(lines) == 2
-    assert "test0000000-8-rgb_front.mp4" in lines[0]
-    assert "-dev0000000-3-rgb_front.mp4" in lines[1]
-    assert not list((source / "out").iterdir())
+    dev, test = str(raised.value).splitlines()
+    assert "val.csv: none of its 1 rows became a sample (1 unreadable recording); " in dev
+    assert "test.csv: none of its 2 rows became a sample (2 unreadable recording); " in test
+    assert "test0000000-8-rgb_front.mp4 does not decode: " in test
+    assert not list((source / "out").glob("*.tsv"))
 
 
 def test_a_recording_cut_short_by_the_download_is_named(source: Path):
     path = recording(source, "val", "-dev0000000-3")
     path.write_bytes(path.read_bytes()[:-200])
 
-    with pytest.raises(DataError, match=r"-dev0000000-3-rgb_front\.mp4"):
+    with pytest.raises(DataError, match=r"-dev0000000-3-rgb_front\.mp4 does not decode: "):
         run_import(source)
 
 

@@ -1,7 +1,6 @@
 """What every importer takes: rows to leave out, and how short a clip may be."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,73 +9,7 @@ from fla.data.importers.options import read_exclusions
 from fla.data.manifest import read_manifest
 from fla.errors import DataError
 from tests.helpers.commands import python, run
-from tests.helpers.videos import write_image, write_video
-
-LONG, SHORT = "S000000_P0000_T00", "S000001_P0001_T00"
-CSL_CLIPS = {LONG: ("train", 4), SHORT: ("train", 2), "S2_P2_T0": ("dev", 4), "S3": ("test", 4)}
-H2S_IDS = {"train": ("long_0-1-rgb_front", "short_0-1-rgb_front"), "val": ("dev_0-1-rgb_front",)}
-H2S_IDS |= {"test": ("-test_0-1-rgb_front",)}
-
-
-def make_csl_daily(source: Path, sentence: str) -> tuple[str, str]:
-    """A long and a short clip in train; returns their names."""
-    labels = source / "sentence_label"
-    labels.mkdir(parents=True)
-    rows = "".join(f"{name}|{split}\n" for name, (split, _) in CSL_CLIPS.items())
-    (labels / "split_1.txt").write_text(f"name|split\n{rows}")
-    rows = "".join(f"{name}|{n}|{sentence}\n" for name, (_, n) in CSL_CLIPS.items())
-    (labels / "video_map.txt").write_text(f"name|length|char\n{rows}", encoding="utf-8")
-    for name, (_, num_frames) in CSL_CLIPS.items():
-        folder = source / "sentence_frames-512x512" / "frames_512x512" / name
-        folder.mkdir(parents=True)
-        for number in range(num_frames):
-            write_image(folder / f"{number:06d}.jpg", number, size=16)
-    return LONG, SHORT
-
-
-def make_phoenix14t(source: Path, sentence: str) -> tuple[str, str]:
-    names = {"train": (("long", 4), ("short", 2)), "dev": (("d", 4),), "test": (("t", 4),)}
-    for split, clips in names.items():
-        rows = "".join(f"{name}|{name}/1/*.png|-1|-1|S|G|{sentence}\n" for name, _ in clips)
-        path = source / "annotations" / "manual" / f"PHOENIX-2014-T.{split}.corpus.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        header = "name|video|start|end|speaker|orth|translation\n"
-        path.write_text(header + rows, encoding="utf-8")
-        for name, num_frames in clips:
-            folder = source / "features" / "fullFrame-210x260px" / split / name
-            folder.mkdir(parents=True)
-            for number in range(num_frames):
-                write_image(folder / f"images{number + 1:04d}.png", number, size=16)
-    return "long", "short"
-
-
-def make_how2sign(source: Path, sentence: str) -> tuple[str, str]:
-    header = "VIDEO_NAME\tSENTENCE_NAME\tSTART_REALIGNED\tEND_REALIGNED\tSENTENCE\n"
-    for split, ids in H2S_IDS.items():
-        rows = ""
-        for id in ids:
-            video = id.replace("_0", "")
-            folder = source / "video_level" / split / "rgb_front"
-            folder.mkdir(parents=True, exist_ok=True)
-            num_frames = 2 if "short" in id else 4
-            write_video(folder / f"{video}.mp4", num_frames=num_frames, fps=24)
-            rows += f"{video}\t{id}\t0.0\t9.0\t{sentence}\n"
-        path = source / "sentence_level" / split / "text/en/raw_text/re_aligned"
-        path.mkdir(parents=True)
-        (path / f"how2sign_realigned_{split}.csv").write_text(header + rows, encoding="utf-8")
-    return H2S_IDS["train"]
-
-
-CORPORA = {
-    "csl_daily": make_csl_daily,
-    "how2sign": make_how2sign,
-    "phoenix14t": make_phoenix14t,
-}
-
-
-@pytest.fixture(params=CORPORA.items(), ids=CORPORA)
-def corpus(request: pytest.FixtureRequest) -> tuple[str, Callable[[Path, str], tuple[str, str]]]:
-    return request.param
+from tests.helpers.corpora import MAKERS
 
 
 def import_corpus(name: str, folder: Path, *words: str | Path):
@@ -87,9 +20,9 @@ def read_report(folder: Path):
     return json.loads((folder / "out" / "report.json").read_text(encoding="utf-8"))
 
 
-def test_rows_are_left_out_by_a_list_and_by_their_frames(corpus, tmp_path: Path):
-    name, make = corpus
-    long, short = make(tmp_path / "in", "ein satz .")
+@pytest.mark.parametrize("name", MAKERS)
+def test_rows_are_left_out_by_a_list_and_by_their_frames(name: str, tmp_path: Path):
+    long, short = MAKERS[name](tmp_path / "in")
     excluded = tmp_path / "exclude.tsv"
     excluded.write_text(f"id\treason\n{short}\tshows two signers\nno such row\ta typo\n")
 

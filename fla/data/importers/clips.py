@@ -1,6 +1,6 @@
 """Samples of corpora where every sentence has a folder of images or a video of its own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,8 +22,8 @@ class ClipRow:
     names: tuple[str, ...]
     """Names that the clip may have on disk, the likeliest first."""
     signer: str
-    sentence: str | None
-    """None where a split names what the annotation lacks."""
+    sentence: str | Fault
+    """Or why there is none, as where a split names what the annotation lacks."""
     num_frames: int | None = None
     """Frames that there should be, where the annotation says so."""
 
@@ -95,11 +95,14 @@ def import_clips(
     )
 
 
-def list_without_rows(
-    paths: Mapping[str, Path], rows: Sequence[ClipRow], *, root: Path
-) -> list[str]:
-    """Clips on disk that no row names, relative to `root`."""
-    named = {name for row in rows for name in row.names}
+def list_without_rows(paths: Mapping[str, Path], named: Set[str], *, root: Path) -> list[str]:
+    """Videos or folders on disk that no row names, relative to `root`.
+
+    Args:
+        paths: All that are there, by name.
+        named: Names that rows have.
+        root: Folder above them.
+    """
     return [
         path.relative_to(root).as_posix()
         for name, path in sorted(paths.items())
@@ -107,9 +110,14 @@ def list_without_rows(
     ]
 
 
+def all_names(rows: Iterable[ClipRow]) -> set[str]:
+    """Names that the clips of rows may have on disk."""
+    return {name for row in rows for name in row.names}
+
+
 def _make_sample(row: ClipRow, *, files: ClipFiles, root: Path) -> Sample | Fault:
-    if row.sentence is None:
-        return "no annotation", "the annotation has no such name"
+    if not isinstance(row.sentence, str):
+        return row.sentence
     found = [files.paths[name] for name in row.names if name in files.paths]
     path = next((path for path in found if path in files.clips), None)
     if path is None:

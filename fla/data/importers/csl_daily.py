@@ -12,6 +12,7 @@ from pathlib import Path
 from fla.data.importers.clips import (
     ClipFiles,
     ClipRow,
+    all_names,
     import_clips,
     list_without_rows,
     wanted_paths,
@@ -45,6 +46,7 @@ _FRAMES = (
     "sentence_frames-512x512",
     "frames_512x512",
 )
+_NO_SENTENCE = ("no annotation", "the annotation has no such name")
 _SIGNER = re.compile(r"_P0*(\d+)_")
 
 
@@ -94,7 +96,7 @@ def import_csl_daily(
             root=source,
             published=PUBLISHED[split],
             # All splits lie in one folder, so what no split names is told once, with train.
-            without_rows=list_without_rows(folders, everything, root=source)
+            without_rows=list_without_rows(folders, all_names(everything), root=source)
             if split == "train"
             else (),
         )
@@ -199,7 +201,7 @@ def _official_rows(path: Path, sentences: Mapping[str, _Sentence]) -> dict[str, 
                 id=row["name"],
                 names=(row["name"],),
                 signer=_signer(row["name"]),
-                sentence=sentence.text if sentence else None,
+                sentence=sentence.text if sentence else _NO_SENTENCE,
                 num_frames=sentence.num_frames if sentence else None,
             )
         )

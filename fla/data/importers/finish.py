@@ -31,6 +31,7 @@ def finish_import(
     source: Path,
     output: Path,
     rows_without_split: Sequence[str] = (),
+    remarks: Sequence[str] = (),
 ) -> ImportReport:
     """Write manifests and report: train.tsv, dev.tsv, test.tsv, report.json and report.txt.
 
@@ -41,6 +42,7 @@ def finish_import(
         source: The folder that was imported and that the samples' videos are relative to, absolute.
         output: Where to write; exists.
         rows_without_split: Names that the annotation has and no split.
+        remarks: What holds for all splits and is to be known first, a sentence each.
 
     Raises:
         DataError: a split has no row, or none that became a sample. Nothing has been written then.
@@ -52,6 +54,7 @@ def finish_import(
     report = ImportReport(
         corpus=corpus,
         source=str(source),
+        remarks=tuple(remarks),
         splits={
             name: _describe_split(split, source, set() if name == "train" else train)
             for name, split in splits.items()
@@ -90,10 +93,10 @@ def _ids(splits: Mapping[str, ImportedSplit]) -> set[str]:
 
 
 def _describe_split(split: ImportedSplit, source: Path, train_sentences: set[str]) -> SplitReport:
-    annotation = split.annotation
-    is_inside = annotation.is_relative_to(source)
     return SplitReport(
-        annotation=(annotation.relative_to(source) if is_inside else annotation).as_posix(),
+        annotation=_inside(source, split.annotation),
+        labels=_inside(source, split.labels) if split.labels else None,
+        labels_without_rows=tuple(split.labels_without_rows),
         rows_read=len(split.samples) + len(split.dropped),
         published=split.published,
         samples_written=len(split.samples),
@@ -109,6 +112,10 @@ def _describe_split(split: ImportedSplit, source: Path, train_sentences: set[str
         sentences=_describe_sentences(split.samples, train_sentences),
         fingerprint=fingerprint(split.samples),
     )
+
+
+def _inside(source: Path, path: Path) -> str:
+    return (path.relative_to(source) if path.is_relative_to(source) else path).as_posix()
 
 
 def _describe_durations(samples: Sequence[Sample]) -> Durations:

@@ -65,6 +65,23 @@ def label_rows(path: Path) -> list[ClipRow]:
     ]
 
 
+def read_sentences(path: Path) -> dict[str, str]:
+    """The sentences of a label file by name.
+
+    Raises:
+        DataError: as `read_labels`, or two sentences for one name.
+        OSError: as `read_labels`.
+    """
+    sentences: dict[str, str] = {}
+    for number, label in enumerate(read_labels(path), start=1):
+        if sentences.setdefault(label.name, label.sentence) != label.sentence:
+            raise DataError(
+                f"{path}, entry {number}: an earlier entry has another sentence for {label.name}. "
+                "Remove one."
+            )
+    return sentences
+
+
 def read_pickle(path: Path) -> Any:
     """Read a pickle of plain values; a class or function that it names becomes an empty object.
 

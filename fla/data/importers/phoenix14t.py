@@ -10,6 +10,7 @@ from pathlib import Path
 from fla.data.importers.clips import (
     ClipFiles,
     ClipRow,
+    all_names,
     import_clips,
     list_without_rows,
     wanted_paths,
@@ -82,7 +83,7 @@ def import_phoenix14t(
             annotation=annotations[split],
             root=root,
             published=PUBLISHED[split],
-            without_rows=list_without_rows(folders[split], rows[split], root=root),
+            without_rows=list_without_rows(folders[split], all_names(rows[split]), root=root),
         )
         for split in SPLITS
     }

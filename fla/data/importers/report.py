@@ -105,6 +105,10 @@ class ImportedSplit:
     """Samples that have another number of frames than the annotation says, a sentence each."""
     stamps: Stamps | None = None
     """None where the annotation has no stamps."""
+    labels: Path | None = None
+    """File that the sentences come from, where that is not the annotation."""
+    labels_without_rows: Sequence[str] = ()
+    """Names in that file that no row has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +117,10 @@ class SplitReport:
 
     annotation: str
     """The file, relative to the source folder where it lies there."""
+    labels: str | None
+    """File that the sentences come from, where that is not the annotation."""
+    labels_without_rows: tuple[str, ...]
+    """Names in that file that no row has."""
     rows_read: int
     published: Published
     samples_written: int
@@ -141,6 +149,8 @@ class ImportReport:
     corpus: str
     source: str
     """The folder that was imported, absolute."""
+    remarks: tuple[str, ...]
+    """What holds for all splits and is to be known first, a sentence each."""
     splits: dict[str, SplitReport]
     rows_without_split: tuple[str, ...]
     """Names that the annotation has and no split; they became nothing."""

@@ -8,7 +8,7 @@ from fla.data.importers.report import ImportReport, SplitReport
 
 def summarize(report: ImportReport) -> str:
     """A few lines a split, without the names of rows."""
-    parts = [f"{report.corpus} from {report.source}"]
+    parts = [f"{report.corpus} from {report.source}", *report.remarks]
     parts += [_summary(name, split) for name, split in report.splits.items()]
     if report.rows_without_split:
         parts.append(f"in no split: {', '.join(report.rows_without_split)}")
@@ -45,6 +45,9 @@ def _summary(name: str, split: SplitReport) -> str:
         "videos without rows": len(split.videos_without_rows),
         "clamped to the recording": len(split.clamped),
     }
+    if split.labels is not None:
+        rows["sentences from"] = split.labels
+        rows["labels without rows"] = len(split.labels_without_rows)
     if split.other_lengths:
         rows["frames unlike annotated"] = len(split.other_lengths)
     if stamps is not None:
@@ -76,6 +79,9 @@ def _details(name: str, split: SplitReport) -> str:
     text += _listed(f"{name}: clamped to the recording", lines)
     text += _listed(
         f"{name}: frames unlike annotated", [f"  {line}" for line in split.other_lengths]
+    )
+    text += _listed(
+        f"{name}: labels without rows", [f"  {label}" for label in split.labels_without_rows]
     )
     return text + _listed(
         f"{name}: videos without rows", [f"  {video}" for video in split.videos_without_rows]
