@@ -9,8 +9,8 @@ from fla.data.importers.csl_daily import DEFAULTS, import_csl_daily
 def main() -> int:
     parser = import_parser(
         description="Write train.tsv, dev.tsv, test.tsv and a report about every row of "
-        "CSL-Daily. No image is copied: a sample is a folder of images.",
-        source="folder that holds sentence_frames-512x512/ and sentence_label/",
+        "CSL-Daily. Nothing is copied: a sample is a folder of images, or a video.",
+        source="folder that holds sentence_label/ and sentence_frames-512x512/ or sentence-crop/",
         labels="Uni-Sign or SLRT",
         defaults=DEFAULTS,
     )
@@ -20,7 +20,7 @@ def main() -> int:
             words.source_dir, words.output_dir, options=options, on_progress=on_progress
         ),
         words,
-        unit="folders",
+        unit="clips",
     )
 
 

@@ -8,7 +8,7 @@ from fla.data.frame_folder import find_gap, list_frames
 from fla.data.importers.clips import Clip
 from fla.errors import DataError
 
-MISSING = "there is no folder {name} with images"
+NO_FOLDER = "there is no folder {name} with images"
 
 # Listing waits for the disk or the network, not for a core.
 _NUM_THREADS = 16

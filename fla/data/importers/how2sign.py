@@ -22,7 +22,7 @@ from fla.data.importers.how2sign_files import (
 from fla.data.importers.how2sign_ranges import Recordings, import_ranges
 from fla.data.importers.labels import read_sentences
 from fla.data.importers.options import Options
-from fla.data.importers.recordings import MISSING, NOTES, describe_clips, read_recordings
+from fla.data.importers.recordings import NO_FILE, NOTES, describe_clips, read_recordings
 from fla.data.importers.report import ImportedSplit, ImportReport, Published
 
 log = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ def _import_clips(
     ]
     imported = import_clips(
         rows,
-        ClipFiles(paths=split.videos, clips=describe_clips(recordings), missing=MISSING),
+        ClipFiles(paths=split.videos, clips=describe_clips(recordings), missing=NO_FILE),
         options=options,
         annotation=split.annotation,
         root=root,

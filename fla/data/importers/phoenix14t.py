@@ -16,7 +16,7 @@ from fla.data.importers.clips import (
     wanted_paths,
 )
 from fla.data.importers.finish import finish_import
-from fla.data.importers.frames import MISSING, find_folders, list_clips
+from fla.data.importers.frames import NO_FOLDER, find_folders, list_clips
 from fla.data.importers.labels import label_rows
 from fla.data.importers.options import Options
 from fla.data.importers.report import ImportReport, Published
@@ -78,7 +78,7 @@ def import_phoenix14t(
     imported = {
         split: import_clips(
             rows[split],
-            ClipFiles(paths=folders[split], clips=clips, missing=MISSING),
+            ClipFiles(paths=folders[split], clips=clips, missing=NO_FOLDER),
             options=options,
             annotation=annotations[split],
             root=root,

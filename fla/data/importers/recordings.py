@@ -25,7 +25,7 @@ NOTES = "recordings.jsonl"
 """Name of the notes in the folder of the manifests."""
 
 
-MISSING = "there is no file {name}.mp4"
+NO_FILE = "there is no file {name}.mp4"
 
 
 def find_recordings(folder: Path) -> dict[str, Path]:
