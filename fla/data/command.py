@@ -56,6 +56,11 @@ def import_parser(
         default=defaults.min_frames,
         help="leave out clips of fewer frames (default: %(default)s)",
     )
+    parser.add_argument(
+        "--repair-mojibake",
+        action="store_true",
+        help="repair train sentences that are UTF-8 read as Latin-1; dev and test stay as they are",
+    )
     return parser
 
 
@@ -109,6 +114,7 @@ def _read_options(words: argparse.Namespace) -> Options:
         labels={split: Path(name) for split, name in labels if name != "-"},
         excluded=read_exclusions(words.exclude) if words.exclude else {},
         min_frames=words.min_frames,
+        repair_mojibake=words.repair_mojibake,
     )
 
 

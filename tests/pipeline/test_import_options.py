@@ -1,4 +1,4 @@
-"""What every importer takes: rows to leave out, and how short a clip may be."""
+"""What every importer takes: rows to leave out, how short a clip may be, repair of mojibake."""
 
 import json
 from pathlib import Path
@@ -41,6 +41,42 @@ def test_rows_are_left_out_by_a_list_and_by_their_frames(name: str, tmp_path: Pa
     assert [(row["id"], row["rule"]) for row in dropped] == [(short, "fewer than 3 frames")]
     assert dropped[0]["reason"].endswith("holds 2 frames")
     assert [s.id for s in read_manifest(tmp_path / "out" / "train.tsv").samples] == [long]
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_mojibake_of_train_is_repaired_and_references_stay(name: str, tmp_path: Path):
+    broken, whole = "f\u00c3\u00bcr \u00e2\u0080\u0098dich", "f\u00fcr \u2018dich"
+    MAKERS[name](tmp_path / "in", broken)
+
+    done = import_corpus(name, tmp_path, "--repair-mojibake")
+
+    assert done.returncode == 0, done.stderr
+    sentences = {
+        split: {s.sentence for s in read_manifest(tmp_path / "out" / f"{split}.tsv").samples}
+        for split in ("train", "dev", "test")
+    }
+    read = broken.replace(" ", "") if name == "csl_daily" else broken
+    written = whole.replace(" ", "") if name == "csl_daily" else whole
+    assert sentences == {"train": {written}, "dev": {read}, "test": {read}}
+    report = read_report(tmp_path)
+    train, dev = report["splits"]["train"], report["splits"]["dev"]
+    assert [(row["before"], row["after"]) for row in train["repaired"]] == [(read, written)] * 2
+    assert (train["sentences"]["mojibake"], dev["repaired"]) == ([], [])
+    assert len(dev["sentences"]["mojibake"]) == 1
+    assert len(dev["sentences"]["shared_with_train"]) == 1, "as published, both are the same"
+    text = (tmp_path / "out" / "report.txt").read_text(encoding="utf-8")
+    assert "references of dev and test are as published" in text
+    assert f'"{read}" is now "{written}"' in text
+
+
+def test_mojibake_is_left_alone_unless_it_is_to_be_repaired(tmp_path: Path):
+    MAKERS["how2sign"](tmp_path / "in", "f\u00c3\u00bcr")
+
+    import_corpus("how2sign", tmp_path)
+
+    report = read_report(tmp_path)
+    assert report["remarks"] == report["splits"]["train"]["repaired"] == []
+    assert len(report["splits"]["train"]["sentences"]["mojibake"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,7 @@ def import_clips(
     rows: Sequence[ClipRow],
     files: ClipFiles,
     *,
+    split: str,
     options: Options,
     annotation: Path,
     root: Path,
@@ -73,18 +74,22 @@ def import_clips(
     Args:
         rows: One split.
         files: Its clips.
+        split: Our name of it.
         options: What the user asked for.
         annotation: Where the rows come from.
         root: Folder that the manifest's videos are relative to.
         published: What a complete download holds.
         without_rows: Clips that no row names, relative to `root`.
     """
-    outcome = apply_rules(rows, partial(_make_sample, files=files, root=root), options=options)
+    outcome = apply_rules(
+        rows, partial(_make_sample, files=files, root=root), split=split, options=options
+    )
     lengths = {sample.id: sample.num_frames for sample in outcome.samples}
     return ImportedSplit(
         annotation=annotation,
         samples=outcome.samples,
         dropped=outcome.dropped,
+        repaired=outcome.repaired,
         videos_without_rows=without_rows,
         other_lengths=[
             f"{row.id}: {lengths[row.id]} frames, but the annotation says {row.num_frames}"

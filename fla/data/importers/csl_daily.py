@@ -98,6 +98,7 @@ def import_csl_daily(
         split: import_clips(
             rows[split],
             ClipFiles(paths=paths, clips=clips, missing=missing),
+            split=split,
             options=options,
             annotation=annotations[split],
             root=source,

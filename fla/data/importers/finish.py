@@ -22,6 +22,11 @@ from fla.data.importers.sentences import is_mojibake
 from fla.data.manifest import Sample, fingerprint, write_manifest
 from fla.errors import DataError
 
+_REPAIRS = (
+    "Sentences of train that are UTF-8 read as Latin-1 are repaired and listed; references of dev "
+    "and test are as published."
+)
+
 
 def finish_import(
     corpus: str,
@@ -51,10 +56,12 @@ def finish_import(
     if faults:
         raise DataError("\n".join(faults))
     train = {sample.sentence for sample in splits["train"].samples}
+    # What dev and test have as published may be what train had before it was repaired.
+    train |= {sentence.before for sentence in splits["train"].repaired}
     report = ImportReport(
         corpus=corpus,
         source=str(source),
-        remarks=tuple(remarks),
+        remarks=(*remarks, *([_REPAIRS] if options.repair_mojibake else [])),
         splits={
             name: _describe_split(split, source, set() if name == "train" else train)
             for name, split in splits.items()
@@ -105,6 +112,7 @@ def _describe_split(split: ImportedSplit, source: Path, train_sentences: set[str
         dropped=tuple(split.dropped),
         rows_without_video=tuple(row.id for row in split.dropped if row.rule == NO_VIDEO),
         videos_without_rows=tuple(split.videos_without_rows),
+        repaired=tuple(split.repaired),
         clamped=tuple(split.clamped),
         other_lengths=tuple(split.other_lengths),
         durations=_describe_durations(split.samples),
@@ -153,5 +161,6 @@ def _histogram(values: Sequence[float]) -> dict[str, int]:
 def _write_report(folder: Path, report: ImportReport) -> None:
     # report.json has everything, report.txt is for reading.
     text = json.dumps(asdict(report), indent=2, ensure_ascii=False)
-    (folder / "report.json").write_text(f"{text}\n", encoding="utf-8")
-    (folder / "report.txt").write_text(describe(report), encoding="utf-8")
+    for name, content in (("report.json", f"{text}\n"), ("report.txt", describe(report))):
+        # A name on disk need not be UTF-8; JSON reads the escape that is written for it.
+        (folder / name).write_text(content, encoding="utf-8", errors="backslashreplace")

@@ -91,6 +91,7 @@ def import_how2sign(
         name: import_split(
             split,
             recordings,
+            name=name,
             options=options,
             root=source,
             published=_CLIPS[name] if chosen.is_cut else PUBLISHED[name],
@@ -125,6 +126,7 @@ def _import_clips(
     split: RawSplit,
     recordings: Recordings,
     *,
+    name: str,
     options: Options,
     root: Path,
     published: Published,
@@ -142,6 +144,7 @@ def _import_clips(
     imported = import_clips(
         rows,
         ClipFiles(paths=split.videos, clips=describe_clips(recordings), missing=NO_FILE),
+        split=name,
         options=options,
         annotation=split.annotation,
         root=root,

@@ -32,6 +32,7 @@ def import_ranges(
     split: RawSplit,
     recordings: Recordings,
     *,
+    name: str,
     options: Options,
     root: Path,
     published: Published,
@@ -41,16 +42,18 @@ def import_ranges(
     Args:
         split: Rows with stamps.
         recordings: What is in the recordings that rows name.
+        name: Our name of the split.
         options: What the user asked for.
         root: Folder that the manifest's videos are relative to.
         published: What a complete download holds.
     """
     make = partial(_make_sample, split=split, recordings=recordings, root=root)
-    outcome = apply_rules(split.rows, make, options=options)
+    outcome = apply_rules(split.rows, make, split=name, options=options)
     return ImportedSplit(
         annotation=split.annotation,
         samples=outcome.samples,
         dropped=outcome.dropped,
+        repaired=outcome.repaired,
         clamped=_list_clamped(outcome.samples, split, recordings),
         videos_without_rows=list_without_rows(
             split.videos, {row.video_name for row in split.rows}, root=root

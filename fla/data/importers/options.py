@@ -19,6 +19,8 @@ class Options:
     """Why a row is to be left out, by its id."""
     min_frames: int = 1
     """Clips of fewer frames are left out; at least 1."""
+    repair_mojibake: bool = False
+    """Whether train sentences that are UTF-8 read as Latin-1 are repaired; never dev or test."""
 
 
 def read_exclusions(path: Path) -> dict[str, str]:

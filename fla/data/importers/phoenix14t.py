@@ -79,6 +79,7 @@ def import_phoenix14t(
         split: import_clips(
             rows[split],
             ClipFiles(paths=folders[split], clips=clips, missing=NO_FOLDER),
+            split=split,
             options=options,
             annotation=annotations[split],
             root=root,

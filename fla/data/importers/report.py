@@ -44,6 +44,16 @@ class Clamped:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Repaired:
+    """A sample whose sentence was UTF-8 read as Latin-1 and no longer is."""
+
+    id: str
+    line: int
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Durations:
     """How long a split's samples are, after clamping."""
 
@@ -73,9 +83,9 @@ class Sentences:
     duplicates: int
     """Samples whose sentence an earlier sample of the split has."""
     shared_with_train: tuple[str, ...]
-    """Ids of samples whose sentence also stands in train; empty for train itself."""
+    """Ids of samples whose sentence also stands in train, repaired or not; empty for train."""
     mojibake: tuple[str, ...]
-    """Ids of samples whose sentence is UTF-8 read as Latin-1; written as it is."""
+    """Ids of samples whose sentence is UTF-8 read as Latin-1, and written so."""
     length_histogram: dict[str, int]
     """Samples by length of the sentence in characters, as in `Durations.histogram`."""
 
@@ -100,6 +110,7 @@ class ImportedSplit:
     videos_without_rows: Sequence[str]
     """Recordings that no row names, relative to the source folder."""
     published: Published
+    repaired: Sequence[Repaired] = ()
     clamped: Sequence[Clamped] = ()
     other_lengths: Sequence[str] = ()
     """Samples that have another number of frames than the annotation says, a sentence each."""
@@ -133,6 +144,8 @@ class SplitReport:
     """Ids of rows whose recording is not there; `dropped` has them too."""
     videos_without_rows: tuple[str, ...]
     """Recordings that no row names, relative to the source folder."""
+    repaired: tuple[Repaired, ...]
+    """Samples whose sentence is not that of the annotation; train's at most."""
     clamped: tuple[Clamped, ...]
     other_lengths: tuple[str, ...]
     durations: Durations

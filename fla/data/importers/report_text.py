@@ -1,5 +1,6 @@
 """An import's report in words: what the tool prints, and report.txt."""
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -53,6 +54,8 @@ def _summary(name: str, split: SplitReport) -> str:
     if stamps is not None:
         rows["rows out of order"] = stamps.rows_out_of_order
         rows["overlapping neighbors"] = len(stamps.overlapping)
+    if split.repaired:
+        rows["mojibake, repaired"] = len(split.repaired)
     rows |= {
         "duplicate sentences": sentences.duplicates,
         "sentence also in train": len(sentences.shared_with_train),
@@ -69,10 +72,17 @@ def _in_line(histogram: Mapping[str, int]) -> str:
 
 
 def _details(name: str, split: SplitReport) -> str:
-    lines = [f"  line {row.line}: {row.id}: {row.rule}: {row.reason}" for row in split.dropped]
+    lines = [
+        f"  line {row.line}: {_shown(row.id)}: {row.rule}: {row.reason}" for row in split.dropped
+    ]
     text = _listed(f"{name}: rows dropped", lines)
     lines = [
-        f"  line {row.line}: {row.id}: {row.start_s} s to {row.end_s} s, "
+        f"  line {row.line}: {_shown(row.id)}: {_quoted(row.before)} is now {_quoted(row.after)}"
+        for row in split.repaired
+    ]
+    text += _listed(f"{name}: mojibake, repaired", lines)
+    lines = [
+        f"  line {row.line}: {_shown(row.id)}: {row.start_s} s to {row.end_s} s, "
         f"but the recording has {row.length_s:.3f} s"
         for row in split.clamped
     ]
@@ -86,6 +96,15 @@ def _details(name: str, split: SplitReport) -> str:
     return text + _listed(
         f"{name}: videos without rows", [f"  {video}" for video in split.videos_without_rows]
     )
+
+
+def _shown(id: str) -> str:
+    """An id on one line, whatever is in it."""
+    return id if id.isprintable() else _quoted(id)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _listed(title: str, lines: Sequence[str]) -> str:
