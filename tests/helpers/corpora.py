@@ -45,9 +45,10 @@ def how2sign_id(name: str) -> str:
 def write_how2sign_annotation(
     path: Path, rows: Sequence[Sequence[object]], *, header: Sequence[str] = H2S_HEADER
 ) -> Path:
+    """Strings are quoted, as is needed for a lone carriage return."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         writer.writerows([header, *rows])
     return path
 

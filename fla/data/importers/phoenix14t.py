@@ -4,7 +4,7 @@ PHOENIX-2014-T/annotations/manual/PHOENIX-2014-T.{train,dev,test}.corpus.csv
 PHOENIX-2014-T/features/fullFrame-210x260px/{train,dev,test}/NAME/images0001.png ...
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from fla.data.importers.clips import (
@@ -61,10 +61,11 @@ def import_phoenix14t(
         OSError: a file cannot be read, or `output` cannot be written to.
     """
     root = _find_root(source.resolve())
-    annotations = {split: options.labels.get(split, _annotation(root, split)) for split in SPLITS}
-    _check_layout(root, annotations)
+    labels = options.labels
+    annotations = {split: labels.get(split, _annotation(root, split)) for split in SPLITS}
+    _check_layout(root, [path for split, path in annotations.items() if split not in labels])
     rows = {
-        split: label_rows(path) if split in options.labels else list(_official_rows(path))
+        split: label_rows(path) if split in labels else list(_official_rows(path))
         for split, path in annotations.items()
     }
     output.mkdir(parents=True, exist_ok=True)
@@ -105,9 +106,9 @@ def _annotation(root: Path, split: str) -> Path:
     return root / "annotations" / "manual" / f"PHOENIX-2014-T.{split}.corpus.csv"
 
 
-def _check_layout(root: Path, annotations: Mapping[str, Path]) -> None:
+def _check_layout(root: Path, annotations: Sequence[Path]) -> None:
     faults = find_missing_files(
-        annotations.values(), advice="Put the annotation there: all three splits are needed."
+        annotations, advice="Put the annotation there: all three splits are needed."
     )
     faults += [
         f"{path} does not exist. Unpack the frames of the archive there."

@@ -127,6 +127,12 @@ def _read(path: Path) -> Note | DataError:
         info = probe_video(path)
     except DataError as error:
         return error
+    # What a damaged file makes a library do is not one kind of error, and must not end the import.
+    except Exception as error:
+        return DataError(
+            f"{path} does not decode: {type(error).__name__}: {error}. Replace the file, or leave "
+            "it out."
+        )
     size, mtime_ns = status or (-1, -1)
     return Note(
         size=size,
