@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fla.data.importers.how2sign import import_how2sign
-from fla.data.importers.recording_notes import Note, Recording, read_notes, write_notes
+from fla.data.importers.recording_notes import Note, Recording, open_notes, read_notes
 from fla.data.importers.recordings import read_recordings
 from tests.helpers.commands import ROOT, environment, python
 from tests.helpers.corpora import (
@@ -90,18 +90,16 @@ def test_a_recording_that_could_not_be_read_is_tried_again(tmp_path: Path):
     "end", [b'{"path": "video_level/train', b"\xff\xfe\x00", b'{"path": "a"}\n', b"[1]\n\n"]
 )
 def test_a_line_that_is_not_whole_does_no_harm(end: bytes, tmp_path: Path):
-    make_how2sign(tmp_path / "in")
-    run_import(tmp_path / "in", tmp_path / "out")
-    notes = tmp_path / "out" / "recordings.jsonl"
-    whole = notes.read_bytes()
-    # Three lines and then half of one.
-    kept = b"".join(whole.splitlines(keepends=True)[:3])
-    notes.write_bytes(kept + end)
+    note = Note(size=1, mtime_ns=1, recording=Recording(fps=24, frame_times=np.arange(3) / 24))
+    notes = tmp_path / "notes"
+    with open_notes(notes) as add_note:
+        add_note("before.mp4", note)
+    notes.write_bytes(notes.read_bytes() + end)
 
-    progress = run_import(tmp_path / "in", tmp_path / "out")
+    with open_notes(notes) as add_note:
+        add_note("after.mp4", note)
 
-    assert progress == [(3, 4), (4, 4)]
-    assert notes.read_bytes() == whole
+    assert list(read_notes(notes)) == ["before.mp4", "after.mp4"]
 
 
 def test_an_import_that_was_killed_goes_on_where_it_was(tmp_path: Path):
@@ -151,7 +149,8 @@ def test_an_import_that_was_killed_goes_on_where_it_was(tmp_path: Path):
 def test_frame_times_are_noted_to_the_last_bit(times, fps: float, tmp_path: Path):
     note = Note(size=3, mtime_ns=4, recording=Recording(fps=fps, frame_times=times))
 
-    write_notes(tmp_path / "notes", {"-a/\u00fc.mp4": note})
+    with open_notes(tmp_path / "notes") as add_note:
+        add_note("-a/\u00fc.mp4", note)
     again = read_notes(tmp_path / "notes")["-a/\u00fc.mp4"]
 
     assert (again.size, again.mtime_ns, again.recording.fps) == (3, 4, fps)
@@ -161,9 +160,25 @@ def test_frame_times_are_noted_to_the_last_bit(times, fps: float, tmp_path: Path
 def test_notes_of_an_evenly_spaced_recording_are_short(tmp_path: Path):
     recording = Recording(fps=24.0, frame_times=np.arange(7500) / 24)
 
-    write_notes(tmp_path / "notes", {"a": Note(size=1, mtime_ns=1, recording=recording)})
+    with open_notes(tmp_path / "notes") as add_note:
+        add_note("a", Note(size=1, mtime_ns=1, recording=recording))
 
     assert (tmp_path / "notes").stat().st_size < 1000
+
+
+def test_a_recording_is_noted_as_soon_as_it_is_read(tmp_path: Path):
+    paths = [write_video(tmp_path / f"{n}.mp4", num_frames=3) for n in "abc"]
+    notes = tmp_path / "notes"
+    counts: list[tuple[int, int]] = []
+
+    read_recordings(
+        paths,
+        root=tmp_path,
+        notes=notes,
+        on_progress=lambda done, total: counts.append((done, len(read_notes(notes)))),
+    )
+
+    assert counts == [(0, 0), (1, 1), (2, 2), (3, 3)]
 
 
 def test_notes_hold_for_the_recordings_of_another_choice(tmp_path: Path):

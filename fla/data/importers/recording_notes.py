@@ -9,7 +9,8 @@ import base64
 import binascii
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,16 +65,27 @@ def read_notes(path: Path) -> dict[str, Note]:
     return notes
 
 
-def write_notes(path: Path, notes: Mapping[str, Note]) -> None:
-    """Write a file of notes whole or not at all."""
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    text = "".join(format_note(name, note) for name, note in notes.items())
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+@contextmanager
+def open_notes(path: Path) -> Iterator[Callable[[str, Note], None]]:
+    """Add to a file of notes; it is made where it is missing.
+
+    Yields:
+        A function that takes a recording's path and its note, and writes the line at once.
+    """
+    with path.open("ab+") as file:
+        file.seek(max(path.stat().st_size - 1, 0))
+        # What follows half a line must not become part of it.
+        if file.read() not in (b"", b"\n"):
+            file.write(b"\n")
+
+        def add(name: str, note: Note) -> None:
+            file.write(_format(name, note).encode())
+            file.flush()
+
+        yield add
 
 
-def format_note(path: str, note: Note) -> str:
-    """The line for a recording's path."""
+def _format(path: str, note: Note) -> str:
     times, fps = note.recording.frame_times, note.recording.fps
     value = {
         "path": path,

@@ -14,9 +14,8 @@ from fla.data.importers.clips import Clip
 from fla.data.importers.recording_notes import (
     Note,
     Recording,
-    format_note,
+    open_notes,
     read_notes,
-    write_notes,
 )
 from fla.data.processes import map_on_all_cores
 from fla.errors import DataError
@@ -76,7 +75,6 @@ def read_recordings(
     """
     unique = sorted(set(paths))
     noted = read_notes(notes)
-    write_notes(notes, noted)
     found: dict[Path, Recording | DataError] = {}
     for path in unique:
         note = noted.get(path.relative_to(root).as_posix())
@@ -87,7 +85,7 @@ def read_recordings(
     if not waiting:
         return found
     with (
-        notes.open("a", encoding="utf-8") as file,
+        open_notes(notes) as add_note,
         closing(map_on_all_cores(_read, waiting)) as results,
     ):
         for path, result in zip(waiting, results, strict=True):
@@ -95,8 +93,7 @@ def read_recordings(
                 found[path] = result
             else:
                 found[path] = result.recording
-                file.write(format_note(path.relative_to(root).as_posix(), result))
-                file.flush()
+                add_note(path.relative_to(root).as_posix(), result)
             on_progress(len(found), len(unique))
     return found
 
