@@ -66,7 +66,7 @@ def test_mojibake_of_train_is_repaired_and_references_stay(name: str, tmp_path: 
     assert len(dev["sentences"]["shared_with_train"]) == 1, "as published, both are the same"
     text = (tmp_path / "out" / "report.txt").read_text(encoding="utf-8")
     assert "references of dev and test are as published" in text
-    assert f'"{read}" is now "{written}"' in text
+    assert f'{json.dumps(read)} is now "{written}"' in text
 
 
 def test_mojibake_is_left_alone_unless_it_is_to_be_repaired(tmp_path: Path):

@@ -104,7 +104,8 @@ def _shown(id: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+    """A text in quotes; in ASCII where it has characters that a terminal does not show."""
+    return json.dumps(text, ensure_ascii=not text.isprintable())
 
 
 def _listed(title: str, lines: Sequence[str]) -> str:
