@@ -1,8 +1,17 @@
 """Work on all cores: results in order, and Ctrl-C answered by the caller alone."""
 
+import os
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 
 from fla.data.processes import map_on_all_cores
+
+ROOT = Path(__file__).parents[2]
 
 
 def square(number: int) -> int:
@@ -11,6 +20,28 @@ def square(number: int) -> int:
 
 def ignores_ctrl_c(_: int) -> bool:
     return signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def write_id_and_sleep(path: Path) -> None:
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(str(os.getpid()))
+    unfinished.replace(path)
+    time.sleep(600)
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+
+
+def is_running(process_id: int) -> bool:
+    # One that has ended and that nobody asks about is still listed, as a zombie.
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{process_id}/status").read_text()
+    except OSError:
+        return False
 
 
 def test_results_come_in_the_order_of_the_items():
@@ -29,3 +60,28 @@ def test_ctrl_c_is_for_the_caller_and_not_for_the_workers():
 
     assert in_workers == [True] * 4
     assert afterwards is signal.default_int_handler
+
+
+def test_a_closed_iterator_ends_what_has_begun():
+    begin_s = time.monotonic()
+
+    with closing(map_on_all_cores(time.sleep, [0, 600])) as results:
+        next(results)
+
+    assert time.monotonic() - begin_s < 30
+
+
+def test_workers_end_with_a_caller_that_was_killed(tmp_path: Path):
+    script = (
+        "from pathlib import Path; from fla.data.processes import map_on_all_cores; "
+        "from tests.unit.test_processes import write_id_and_sleep; "
+        f"list(map_on_all_cores(write_id_and_sleep, [Path({str(tmp_path / 'id')!r})]))"
+    )
+    caller = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
+    wait_until((tmp_path / "id").exists)
+    worker = int((tmp_path / "id").read_text())
+
+    caller.kill()
+    caller.wait()
+
+    wait_until(lambda: not is_running(worker))
