@@ -192,9 +192,10 @@ def choose_decoder(video: VideoFormat | None, decode_device: Literal["mixed", "c
     if video is None:
         return "images"
     # NVDEC of A100 and H100 has neither 10 bit nor 4:2:2 H.264.
-    is_plain = video.pixel_format in ("yuv420p", "yuvj420p")
+    has_format = decode_device == "cpu" or video.pixel_format in ("yuv420p", "yuvj420p")
     has_codec = video.codec in DALI_CODECS[decode_device]
-    return "dali" if has_codec and (is_plain or decode_device == "cpu") else "software"
+    # DALI turns nothing, and what NVDEC makes of fields is not what software does.
+    return "dali" if has_codec and has_format and video.is_plain else "software"
 
 
 def _read_encoded(request: ClipRequest) -> _ClipInput:

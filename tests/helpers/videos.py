@@ -17,8 +17,8 @@ SHOW_FRAME = 0b10
 def numbered_frame(number: int, *, size: int) -> NDArray[np.uint8]:
     """Bars of the number's bits above, a gradient that moves with the number below; HWC."""
     frame = np.empty((size, size, 3), np.uint8)
-    bits = (number >> np.arange(NUM_BITS)) & 1
-    frame[: size // 2] = np.repeat(bits, size // NUM_BITS)[None, :, None] * 200 + 25
+    bits = (number >> (np.arange(size) * NUM_BITS // size)) & 1
+    frame[: size // 2] = bits[None, :, None] * 200 + 25
     ramp = (np.arange(size) * 2 + number * 3) % 256
     frame[size // 2 :, :, 0] = ramp
     frame[size // 2 :, :, 1] = ramp[::-1]
@@ -40,33 +40,43 @@ def write_video(
     num_frames: int,
     codec: str = "libx264",
     size: int = 64,
+    height: int | None = None,
     fps: int = 15,
     key_frame_every: int = 30,
     times_ms: Sequence[int] | None = None,
     options: dict[str, str] | None = None,
+    pixel_format: str | None = None,
     colorspace: int | None = None,
+    color_range: int | None = None,
 ) -> Path:
     """Encode numbered frames; libx264 uses B-frames. The ending of `path` names the container.
 
     Args:
+        height: Rows from the top, if not all.
         times_ms: Presentation times instead of those that `fps` gives.
+        pixel_format: FFmpeg's name; none: 8 bits, 4:2:0.
         colorspace: FFmpeg's number of the matrix to convert with and to tag the file with;
             none: BT.601, without a tag.
+        color_range: FFmpeg's number of the range to convert to and to tag the file with.
     """
+    kind = pixel_format or ("yuvj420p" if codec == "mjpeg" else "yuv420p")
     with av.open(path, "w") as output:
         stream = output.add_stream(codec, rate=fps, options=options or _fast(codec))
-        stream.width = stream.height = size
-        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        stream.width, stream.height = size, height or size
+        stream.pix_fmt = kind
         stream.gop_size = key_frame_every
         stream.codec_context.thread_count = 1
         if colorspace is not None:
             stream.codec_context.colorspace = colorspace
+        if color_range is not None:
+            stream.codec_context.color_range = color_range
         if times_ms is not None:
             stream.codec_context.time_base = stream.time_base = MILLISECOND
         for number in range(num_frames):
-            frame = av.VideoFrame.from_ndarray(numbered_frame(number, size=size))
-            if colorspace is not None:
-                frame = frame.reformat(format="yuv420p", dst_colorspace=colorspace)
+            image = numbered_frame(number, size=size)[:height]
+            frame = av.VideoFrame.from_ndarray(image).reformat(
+                format=kind, dst_colorspace=colorspace, dst_color_range=color_range
+            )
             if times_ms is not None:
                 frame.pts, frame.time_base = times_ms[number], MILLISECOND
             output.mux(stream.encode(frame))
@@ -112,6 +122,20 @@ def hide_last_frames(source: Path, path: Path, *, shown_s: float) -> Path:
     return path
 
 
+def turn_video(source: Path, path: Path, *, matrix: Sequence[int]) -> Path:
+    """Copy an mp4 so that it is shown turned, as phones write: (x, y) goes to (ax + cy, bx + dy).
+
+    Args:
+        matrix: a, b, c and d.
+    """
+    data = bytearray(source.read_bytes())
+    begin = data.index(b"tkhd") + 44
+    for place, value in zip((0, 4, 12, 16), matrix, strict=True):
+        data[begin + place : begin + place + 4] = (value << 16).to_bytes(4, "big", signed=True)
+    path.write_bytes(data)
+    return path
+
+
 def hide_picture(source: Path, path: Path, *, number: int) -> Path:
     """Mark one picture of a VP9 recording as not to be shown; decoders drop it in silence."""
     data = bytearray(source.read_bytes())
@@ -122,12 +146,21 @@ def hide_picture(source: Path, path: Path, *, number: int) -> Path:
     return path
 
 
-def decode_all(path: Path, *, size: int) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
-    """Times after the first, and RGB (T,H,W,3), of every frame, decoded from the beginning."""
+def decode_all(
+    path: Path, *, size: int, video: int = 0
+) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+    """Times after the first, and RGB (T,H,W,3), of every frame, decoded from the beginning.
+
+    Args:
+        size: H and W.
+        video: Which of the file's videos.
+    """
     with av.open(path) as container:
-        frames = list(container.decode(video=0))
+        frames = list(container.decode(video=video))
     images = [
-        frame.reformat(size, size, "rgb24", interpolation="BILINEAR").to_ndarray()
+        frame.reformat(
+            size, size, "rgb24", src_colorspace="ITU601", interpolation="BILINEAR"
+        ).to_ndarray()
         for frame in frames
     ]
     times = np.array([float(frame.pts * frame.time_base) for frame in frames])
@@ -135,8 +168,10 @@ def decode_all(path: Path, *, size: int) -> tuple[NDArray[np.float64], NDArray[n
 
 
 def _fast(codec: str) -> dict[str, str]:
-    if codec == "libx264":
-        return {"preset": "veryfast", "bf": "3", "b-pyramid": "normal"}
-    if codec == "libvpx-vp9":
-        return {"deadline": "realtime", "cpu-used": "8"}
-    return {}
+    return {
+        "libx264": {"preset": "veryfast", "bf": "3", "b-pyramid": "normal"},
+        "libx265": {"preset": "ultrafast", "x265-params": "log-level=none:bframes=3:pools=1"},
+        "libsvtav1": {"preset": "12", "svtav1-params": "lp=1"},
+        "libvpx": {"deadline": "realtime", "cpu-used": "8"},
+        "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"},
+    }.get(codec, {})

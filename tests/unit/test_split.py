@@ -7,8 +7,9 @@ from fla.split import describe_decoders
 
 def video(codec: str, pixel_format: str = "yuv420p") -> VideoFormat:
     return VideoFormat(
-        codec=codec, width=1280, height=720, pixel_format=pixel_format, duration_s=9.0
-    )
+        codec=codec, width=1280, height=720, pixel_format=pixel_format, duration_s=9.0,
+        is_plain=True,
+    )  # fmt: skip
 
 
 def test_a_split_says_how_many_clips_go_which_way():

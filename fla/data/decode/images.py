@@ -60,7 +60,7 @@ def read_image_frames(
             f"the manifest says {num_frames}. Import the data again, or remove the row."
         )
     chosen = [names[index] for index in inside[frame_numbers]]
-    converter = Converter(height=height, width=width)
+    converter = Converter(path, height=height, width=width)
     frames = [
         converter.convert(_decode(data, path / name))
         for name, data in zip(chosen, read_images(path, chosen), strict=True)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,25 +22,21 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from fla.data.decode.convert import Converter
+from fla.data.decode.container import QUICK_OPEN, open_video, read_packets, unreadable
+from fla.data.decode.convert import UPRIGHT, Converter, find_turn
 from fla.errors import DataError
 
 _TOLERANCE_S = 1e-6
 # A decoder of H.264 or HEVC holds at most 16 pictures back, so a frame is presented
 # at most so many packets away from its place in the file.
 _MAX_REORDER = 16
-# The parameters stand in the header. Reading seconds of video to estimate them would cost
-# more than a clip does.
-_QUICK_OPEN = {"probesize": "32", "analyzeduration": "0"}
-
-
 # Less than this may be missing at the end: rounding, and containers that round up.
 _END_SLACK_S = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoFormat:
-    """What a recording's header says."""
+    """What a recording's header and its first picture say."""
 
     codec: str
     """FFmpeg's name: h264, hevc, vp9, mjpeg ..."""
@@ -51,6 +46,8 @@ class VideoFormat:
     """FFmpeg's name: yuv420p ..."""
     duration_s: float
     """How long the header says that it lasts; infinity where that does not say."""
+    is_plain: bool
+    """Shown as it is stored, neither turned nor interlaced."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,31 +86,41 @@ def probe_video(path: Path) -> VideoInfo:
     Raises:
         DataError: The file is missing, is no video, or has no time stamps.
     """
-    with _open_video(path, options={}) as (container, stream):
-        shown = (p for p in container.demux(stream) if p.size and not p.is_discard)
+    with open_video(path, options={}) as (container, stream):
+        shown = (p for p in read_packets(path, container, stream) if not p.is_discard)
         # Not the packets themselves: a whole recording would stay in memory.
         spans = [(_presented_at(packet, path), packet.duration or 0) for packet in shown]
         if not spans:
-            raise _unreadable(path, "it has no frames")
+            raise unreadable(path, "it has no frames")
         _check_whole(path, stream, spans)
         pts = np.sort([start for start, _ in spans])
         times = np.asarray((pts - pts[0]) * _seconds_per_tick(stream), dtype=np.float64)
         average_rate = float(stream.average_rate or 0.0)
         return VideoInfo(
-            **asdict(_format(container, stream)),
+            **asdict(read_format(path)),
             fps=float((len(times) - 1) / times[-1]) if times[-1] > 0 else average_rate,
             frame_times=times,
         )
 
 
 def read_format(path: Path) -> VideoFormat:
-    """What a recording's header says, without reading on.
+    """What a recording's header and its first picture say, without reading on.
 
     Raises:
         DataError: The file is missing or is no video.
     """
-    with _open_video(path, options=_QUICK_OPEN) as (container, stream):
-        return _format(container, stream)
+    with open_video(path, options=QUICK_OPEN) as (container, stream):
+        context = stream.codec_context
+        return VideoFormat(
+            codec=stream.codec.canonical_name,
+            width=context.width,
+            height=context.height,
+            pixel_format=context.pix_fmt or "unknown",
+            duration_s=float("inf")
+            if container.duration is None
+            else container.duration / av.time_base,
+            is_plain=_is_plain(path, container, stream),
+        )
 
 
 def in_range(times: NDArray[np.float64], start_s: float, end_s: float) -> NDArray[np.bool_]:
@@ -151,13 +158,13 @@ def read_frames(
     Raises:
         DataError: The file does not decode, or the range holds another number of frames.
     """
-    with _open_video(path, options=_QUICK_OPEN) as (container, stream):
+    with open_video(path, options=QUICK_OPEN) as (container, stream):
         found = _read_packets(
             path, container, stream, start_s=start_s, end_s=end_s, num_frames=num_frames
         )
         chosen = found.in_order[frame_numbers]
         frames = _decode_chosen(stream, found, set(chosen.tolist()))
-        images = _convert(frames, height=height, width=width)
+        images = _convert(path, frames, height=height, width=width)
     missing = [n for n, c in zip(frame_numbers, chosen, strict=True) if found.pts[c] not in images]
     if missing:
         raise DataError(
@@ -175,7 +182,7 @@ def copy_range(path: Path, *, start_s: float, end_s: float, num_frames: int) -> 
     Raises:
         DataError: The file cannot be read, or the range holds another number of frames.
     """
-    with _open_video(path, options=_QUICK_OPEN) as (container, stream):
+    with open_video(path, options=QUICK_OPEN) as (container, stream):
         found = _read_packets(
             path, container, stream, start_s=start_s, end_s=end_s, num_frames=num_frames
         )
@@ -188,37 +195,15 @@ def copy_range(path: Path, *, start_s: float, end_s: float, num_frames: int) -> 
         )
 
 
-@contextmanager
-def _open_video(
-    path: Path, *, options: dict[str, str]
-) -> Iterator[tuple[InputContainer, VideoStream]]:
+def _is_plain(path: Path, container: InputContainer, stream: VideoStream) -> bool:
+    """What `VideoFormat.is_plain` says; not where the first picture does not decode."""
+    # PyAV shows what the header says of this on decoded frames only.
     try:
-        with av.open(path, options=options) as container:
-            if not container.streams.video:
-                raise _unreadable(path, "it has no video stream")
-            stream = container.streams.video[0]
-            # Clips are decoded side by side; threads within one would only wait for each other.
-            stream.codec_context.thread_count = 1
-            yield container, stream
-    except av.FFmpegError as error:
-        raise _unreadable(path, error.strerror or "FFmpeg gives no reason") from error
-
-
-def _unreadable(path: Path, reason: str) -> DataError:
-    return DataError(f"{path} does not decode: {reason}. Replace the file, or leave it out.")
-
-
-def _format(container: InputContainer, stream: VideoStream) -> VideoFormat:
-    context = stream.codec_context
-    return VideoFormat(
-        codec=stream.codec.canonical_name,
-        width=context.width,
-        height=context.height,
-        pixel_format=context.pix_fmt or "unknown",
-        duration_s=float("inf")
-        if container.duration is None
-        else container.duration / av.time_base,
-    )
+        key = next(p for p in read_packets(path, container, stream) if p.is_keyframe)
+        first = [*stream.codec_context.decode(key), *stream.codec_context.decode(None)][0]
+    except (av.FFmpegError, LookupError, StopIteration):
+        return False
+    return find_turn(first, path) == UPRIGHT and not first.interlaced_frame
 
 
 def _check_whole(path: Path, stream: VideoStream, spans: list[tuple[int, int]]) -> None:
@@ -231,7 +216,7 @@ def _check_whole(path: Path, stream: VideoStream, spans: list[tuple[int, int]]) 
     found = max(start + length for start, length in spans) - min(start for start, _ in spans)
     promised_s, found_s = stream.duration * tick_s, found * tick_s
     if promised_s - found_s > _END_SLACK_S:
-        raise _unreadable(
+        raise unreadable(
             path, f"its header promises {promised_s:.2f} s of video, the file holds {found_s:.2f} s"
         )
 
@@ -242,7 +227,7 @@ def _seconds_per_tick(stream: VideoStream) -> float:
 
 def _presented_at(packet: Packet[VideoStream], path: Path) -> int:
     if packet.pts is None:
-        raise _unreadable(path, "it has frames without a time stamp")
+        raise unreadable(path, "it has frames without a time stamp")
     return packet.pts
 
 
@@ -250,13 +235,13 @@ def _first_pts(path: Path, container: InputContainer, stream: VideoStream) -> in
     """Time stamp of the recording's first presented frame, in the stream's ticks."""
     # Not stream.start_time: Matroska has none before its packets are read.
     first: list[int] = []
-    for packet in container.demux(stream):
-        if packet.size and not packet.is_discard:
+    for packet in read_packets(path, container, stream):
+        if not packet.is_discard:
             first.append(_presented_at(packet, path))
         if len(first) > _MAX_REORDER:
             break
     if not first:
-        raise _unreadable(path, "it has no frames")
+        raise unreadable(path, "it has no frames")
     return min(first)
 
 
@@ -309,7 +294,7 @@ def _seek_packets(
         target -= int(step_s / _seconds_per_tick(stream))
         step_s *= 2
     # Some, as MPEG-TS's, never seek back to the first packet.
-    with _open_video(path, options=_QUICK_OPEN) as (fresh, fresh_stream):
+    with open_video(path, options=QUICK_OPEN) as (fresh, fresh_stream):
         return list(_packets_until(path, fresh, fresh_stream, end))
 
 
@@ -318,9 +303,9 @@ def _packets_until(
 ) -> Iterator[Packet[VideoStream]]:
     """Packets from the next key frame on, until nothing presented before `end_pts` can follow."""
     started, late = False, 0
-    for packet in container.demux(stream):
+    for packet in read_packets(path, container, stream):
         started = started or packet.is_keyframe
-        if not (packet.size and started):
+        if not started:
             continue
         yield packet
         late = late + 1 if _presented_at(packet, path) >= end_pts else 0
@@ -362,10 +347,10 @@ def _decode_chosen(
 
 
 def _convert(
-    frames: Iterator[av.VideoFrame], *, height: int, width: int
+    path: Path, frames: Iterator[av.VideoFrame], *, height: int, width: int
 ) -> dict[int, NDArray[np.uint8]]:
     """Scaled RGB images by time stamp, in the stream's ticks."""
-    converter = Converter(height=height, width=width)
+    converter = Converter(path, height=height, width=width)
     return {frame.pts or 0: converter.convert(frame) for frame in frames}
 
 
@@ -373,7 +358,8 @@ def _as_matroska(stream: VideoStream, packets: list[Packet[VideoStream]]) -> NDA
     buffer = io.BytesIO()
     origin = min(packet.pts or 0 for packet in packets)
     with av.open(buffer, "w", format="matroska") as output:
-        copied = output.add_stream_from_template(stream)
+        # Opaque: without it PyAV wants an encoder of that codec, which there need not be.
+        copied = output.add_stream_from_template(stream, opaque=True)
         for packet in packets:
             packet.pts = (packet.pts or 0) - origin
             packet.dts = None if packet.dts is None else packet.dts - origin
