@@ -3,7 +3,9 @@
 A path may lead into an archive as if that were a folder: `frames.zip/train/clip_1`.
 """
 
+import lzma
 import re
+import struct
 import zipfile
 import zlib
 from collections import defaultdict
@@ -12,11 +14,26 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
+from stat import S_ISREG
 
 from fla.errors import DataError
 
 _ENDINGS = frozenset({".png", ".jpg", ".jpeg"})
 _NUMBER = re.compile(r"(\d+)$")
+# Far above any image; what claims more is damaged, or is meant to fill the memory.
+_MAX_IMAGE_BYTES = 1 << 28
+# What reading gives for damage of one kind or another; RuntimeError is for an encrypted archive.
+_DAMAGE = (
+    OSError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    ValueError,
+    lzma.LZMAError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +60,7 @@ def list_frames(path: Path) -> tuple[str, ...]:
             return _in_order(child.name for child in path.iterdir())
         archive, folder = inside
         return _open_archive(archive).folders.get(folder, ())
-    except (OSError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise _unreadable(path, error) from error
 
 
@@ -56,12 +73,11 @@ def read_images(path: Path, names: Sequence[str]) -> list[bytes]:
     inside = _split_archive(path)
     try:
         if inside is None:
-            return [(path / name).read_bytes() for name in names]
+            return [_read_file(path / name) for name in names]
         archive, folder = inside
         file = _open_archive(archive).file
-        return [file.read(str(PurePosixPath(folder, name))) for name in names]
-    # RuntimeError is what an encrypted archive gives.
-    except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+        return [_read_member(file, PurePosixPath(folder, name)) for name in names]
+    except _DAMAGE as error:
         raise _unreadable(path, error) from error
 
 
@@ -71,6 +87,28 @@ def find_gap(names: Sequence[str]) -> tuple[str, str] | None:
         if _number(after) != _number(before) + 1:
             return before, after
     return None
+
+
+def _read_file(path: Path) -> bytes:
+    about = path.stat()
+    # A pipe would be waited for until somebody writes to it.
+    if not S_ISREG(about.st_mode):
+        raise ValueError(f"{path.name} is not a file")
+    _check_size(path.name, about.st_size)
+    return path.read_bytes()
+
+
+def _read_member(archive: zipfile.ZipFile, path: PurePosixPath) -> bytes:
+    member = archive.getinfo(str(path))
+    _check_size(path.name, member.file_size)
+    with archive.open(member) as file:
+        # Told how much, it unpacks no more than that, even where there is more than it claims.
+        return file.read(member.file_size)
+
+
+def _check_size(name: str, num_bytes: int) -> None:
+    if num_bytes > _MAX_IMAGE_BYTES:
+        raise ValueError(f"{name} claims {num_bytes:,} bytes, which no image has")
 
 
 def _in_order(names: Iterable[str]) -> tuple[str, ...]:
@@ -108,5 +146,5 @@ def _open_archive(path: Path) -> _Archive:
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
-    reason = getattr(error, "strerror", None) or str(error)
-    return DataError(f"{path} cannot be read: {reason}. Unpack or download it again.")
+    reason = getattr(error, "strerror", None) or str(error) or "it ends too early"
+    return DataError(f"{path} cannot be read: {reason.rstrip('.')}. Unpack or download it again.")

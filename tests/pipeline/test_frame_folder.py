@@ -1,6 +1,8 @@
 """Frames that lie as images, in folders and archives: the right ones, or one sentence."""
 
 import io
+import os
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -187,6 +189,86 @@ def test_an_archive_whose_compression_is_damaged_is_named(tmp_path: Path):
 
     with pytest.raises(DataError, match="cannot be read"):
         read(archive / "clip", frames=[0], num_frames=1)
+
+
+def write_archive(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, data in members.items():
+            file.writestr(name, data)
+    return path
+
+
+def claim_size(archive: Path, size: int) -> None:
+    """Let the only member's entry in the archive's list claim another size."""
+    data = bytearray(archive.read_bytes())
+    begin = data.index(b"PK\x01\x02") + 24
+    data[begin : begin + 4] = size.to_bytes(4, "little")
+    archive.write_bytes(data)
+
+
+def test_an_image_that_claims_gigabytes_is_not_unpacked(tmp_path: Path):
+    archive = write_archive(tmp_path / "frames.zip", {"clip/0.png": b"x"})
+    claim_size(archive, 4_000_000_000)
+
+    with pytest.raises(DataError, match=r"0\.png claims 4,000,000,000 bytes, which no image has"):
+        read(archive / "clip", frames=[0], num_frames=1)
+
+
+def test_no_more_is_unpacked_than_an_image_claims(tmp_path: Path):
+    archive = write_archive(tmp_path / "frames.zip", {"clip/0.png": bytes(1 << 26)})
+    claim_size(archive, 1000)
+
+    tracemalloc.start()
+    with pytest.raises(DataError, match="cannot be read"):
+        read(archive / "clip", frames=[0], num_frames=1)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak_bytes < 1 << 22
+
+
+def test_an_encrypted_archive_is_named(tmp_path: Path):
+    archive = write_archive(tmp_path / "frames.zip", {"clip/0.png": b"x" * 40})
+    data = bytearray(archive.read_bytes())
+    for mark, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        data[data.index(mark) + place] |= 1
+    archive.write_bytes(data)
+
+    with pytest.raises(DataError, match=r"frames\.zip/clip cannot be read: .*encrypted"):
+        read(archive / "clip", frames=[0], num_frames=1)
+
+
+def test_members_with_strange_names_are_neither_unpacked_nor_mistaken(tmp_path: Path):
+    image = write_image(tmp_path / "0.png", 7, size=SIZE).read_bytes()
+    strange = ["../0.png", "/tmp/0.png", "./0.png", "a//0.png", "clip/../../0.png", "C:\\0.png"]
+    names = [*strange, "0.png/", "Übung/images0001.png"]
+    (tmp_path / "inside").mkdir()
+    archive = write_archive(tmp_path / "inside" / "frames.zip", dict.fromkeys(names, image))
+
+    assert read_number(read(archive / "Übung", frames=[0], num_frames=1)[0]) == 7
+    for folder in ("tmp", "a", "clip", "clip/..", "."):
+        with pytest.raises(DataError, match=r"the range holds|cannot be read"):
+            read(archive / folder, frames=[0], num_frames=1)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["0.png", "frames.zip", "inside"]
+
+
+def test_an_archive_that_lacks_what_it_lists_is_named(tmp_path: Path):
+    archive = write_archive(tmp_path / "frames.zip", {"clip/0.png": b"x" * 40, "clip/1.png": b"y"})
+    data = archive.read_bytes()
+    # The second member is gone, the list is whole.
+    second, central = data.rindex(b"PK\x03\x04"), data.index(b"PK\x01\x02")
+    archive.write_bytes(data[:second] + bytes(central - second) + data[central:])
+
+    with pytest.raises(DataError, match=r"frames\.zip/clip cannot be read"):
+        read(archive / "clip", frames=[1], num_frames=2)
+
+
+def test_a_pipe_among_the_images_is_not_waited_for(tmp_path: Path):
+    folder = write_folder(tmp_path / "clip", num_frames=2)
+    os.mkfifo(folder / "images0003.png")
+
+    with pytest.raises(DataError, match=r"images0003\.png is not a file"):
+        read(folder, frames=[2], num_frames=3)
 
 
 def test_a_missing_image_in_the_middle_is_a_gap():
