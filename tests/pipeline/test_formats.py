@@ -287,6 +287,65 @@ def test_a_recording_may_have_a_single_frame(
     assert numbers(graph_frames(clips, path)) == [0]
 
 
+def join(sources: list[Path], path: Path) -> Path:
+    """One recording after the other in one file, with the first one's header."""
+    with av.open(path, "w") as output:
+        stream, start_ms = None, 0
+        for source in sources:
+            with av.open(source) as container:
+                stream = stream or output.add_stream_from_template(container.streams.video[0])
+                for packet in container.demux(video=0):
+                    if packet.size:
+                        packet.pts += start_ms
+                        packet.dts += start_ms
+                        packet.stream = stream
+                        output.mux(packet)
+            start_ms += 1000
+    return path
+
+
+@pytest.mark.parametrize("codec", ["libvpx-vp9", "mjpeg"])
+def test_a_size_that_changes_within_a_recording_ends_in_frames_or_in_a_sentence(
+    codec: str, clips: ClipPipeline, tmp_path: Path
+):
+    parts = [
+        write_video(tmp_path / f"{size}.mkv", codec=codec, num_frames=15, size=size)
+        for size in (64, 96)
+    ]
+    path = join(parts, tmp_path / "joined.mkv")
+
+    assert numbers(software_frames(path)) == 2 * list(range(15))
+    with pytest.raises(DataError, match=r"sample: .*joined\.mkv.* does not decode"):
+        graph_frames(clips, path)
+
+
+def test_joined_broadcasts_whose_clocks_both_begin_anew_are_refused(tmp_path: Path):
+    parts = [write_video(tmp_path / f"{name}.ts", num_frames=NUM_FRAMES) for name in "ab"]
+    path = tmp_path / "joined.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+
+    with pytest.raises(DataError, match=r"joined\.ts does not decode: its time stamps jump back"):
+        probe_video(path)
+
+
+def test_two_frames_that_are_shown_at_the_same_time_are_refused(tmp_path: Path):
+    plain = write_video(tmp_path / "plain.mkv", codec="libvpx-vp9", num_frames=NUM_FRAMES)
+    path = tmp_path / "twice.mkv"
+    with av.open(plain) as container, av.open(path, "w") as output:
+        stream = output.add_stream_from_template(container.streams.video[0])
+        for number, packet in enumerate(container.demux(video=0)):
+            if packet.size:
+                packet.pts = packet.dts = 67 * min(number, 20)
+                packet.stream = stream
+                output.mux(packet)
+                if number == 21:
+                    break
+
+    assert numbers(software_frames(path, end_s=1.0)) == list(range(15))
+    with pytest.raises(DataError, match="two of its frames are shown at the same time"):
+        software_frames(path)
+
+
 def test_interlaced_recordings_are_decoded_in_software(tmp_path: Path):
     fields = {"preset": "veryfast", "x264-params": "tff=1"}
     path = write_video(tmp_path / "fields.mp4", num_frames=NUM_FRAMES, options=fields)

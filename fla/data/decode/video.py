@@ -93,7 +93,9 @@ def probe_video(path: Path) -> VideoInfo:
         if not spans:
             raise unreadable(path, "it has no frames")
         _check_whole(path, stream, spans)
-        pts = np.sort([start for start, _ in spans])
+        stored = np.array([start for start, _ in spans])
+        _check_order(path, stored)
+        pts = np.sort(stored)
         times = np.asarray((pts - pts[0]) * _seconds_per_tick(stream), dtype=np.float64)
         average_rate = float(stream.average_rate or 0.0)
         return VideoInfo(
@@ -221,6 +223,13 @@ def _check_whole(path: Path, stream: VideoStream, spans: list[tuple[int, int]]) 
         )
 
 
+def _check_order(path: Path, pts: NDArray[np.int64]) -> None:
+    """Refuse a file whose clock jumps back, as that of joined broadcasts; seeking would be lost."""
+    order = np.argsort(pts, kind="stable")
+    if np.abs(order - np.arange(len(pts))).max() > _MAX_REORDER:
+        raise unreadable(path, "its time stamps jump back")
+
+
 def _seconds_per_tick(stream: VideoStream) -> float:
     return float(stream.time_base or 0)
 
@@ -268,6 +277,8 @@ def _read_packets(
             f"{path}, {start_s:.3f} s to {end_s:.3f} s: the range holds {len(inside)} frames, but "
             f"the manifest says {num_frames}. Import the data again, or remove the row."
         )
+    if len(np.unique(pts[inside])) < num_frames:
+        raise unreadable(path, "two of its frames are shown at the same time")
     return _PacketRange(
         packets=packets, pts=pts, in_order=inside[np.argsort(pts[inside], kind="stable")]
     )
