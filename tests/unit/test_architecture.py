@@ -18,6 +18,7 @@ ROOMS = {
     "av": {
         "fla.data.decode.container",
         "fla.data.decode.convert",
+        "fla.data.decode.encode",
         "fla.data.decode.images",
         "fla.data.decode.video",
     },
