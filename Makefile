@@ -11,13 +11,15 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export DO_NOT_TRACK = true
 
 INSTALLED := .venv/installed
+BENCH_INSTALLED := .venv/bench-installed
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint bench clean
 
 help:
 	@echo 'make demo    corpus, both stages, decoding, scores, one video translated'
 	@echo 'make test    lint, then all tests but the slow ones and those for a GPU'
 	@echo 'make lint    ruff and mypy'
+	@echo 'make bench   the data path beside other ways, in ratios; installs those first'
 	@echo 'make clean   remove .venv and caches; runs and data stay'
 
 demo: $(INSTALLED)
@@ -31,6 +33,9 @@ lint: $(INSTALLED)
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy --strict fla
+
+bench: $(BENCH_INSTALLED)
+	@.venv/bin/python -m tests.benchmarks.decode
 
 clean:
 	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
@@ -46,4 +51,9 @@ $(INSTALLED): pyproject.toml
 	@echo 'Installing into .venv, once: some minutes, about 3 GB to download, 7 GB on disk.'
 	@'$(PYTHON)' -m venv .venv
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(BENCH_INSTALLED): $(INSTALLED)
+	@echo 'Installing what the data path is compared with into .venv, once.'
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@touch $@

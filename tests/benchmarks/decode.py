@@ -1,0 +1,218 @@
+"""Compare the data path with others, in ratios: python -m tests.benchmarks.decode
+
+What counts is CPU time on one thread: other work on the machine disturbs it least. A ratio is
+taken within a round, then the median over the rounds.
+"""
+
+import argparse
+import json
+import os
+import re
+import shlex
+import sys
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+
+from fla.data.command import run_tool
+from tests.benchmarks.contestants import (
+    draw_jobs,
+    make_decord,
+    make_ffmpeg,
+    make_gfslt,
+    make_opencv,
+    make_ours,
+    make_pyav,
+    make_torchcodec,
+)
+from tests.benchmarks.material import (
+    SEED,
+    draw_clips,
+    make_png_folders,
+    make_recordings,
+    make_small_copies,
+    whole_folders,
+)
+from tests.benchmarks.race import Contestant, Result, race
+
+OURS = "ours"
+# Does less than the others, so nobody is measured against it.
+LIMIT = "ffmpeg, decoding alone"
+PACKAGES = (
+    "torch torchvision nvidia-dali-cuda130 av torchcodec decord opencv-python-headless pillow "
+    "imageio-ffmpeg"
+).split()
+LEGEND = """\
+CPU s: one round, median (lowest to highest). source, kept: frames of the clips, and frames that
+come out, in a CPU second. ratio: CPU time of the reference / of this row, median (lowest to
+highest); above 1 is faster. off: mean difference from our frames in levels of 255.
+Every way does the same work on one thread: every 4th frame, 256x256, one random warp a clip to
+224x224, normalized, packed. Peers of A warp with cv2.warpAffine, the fastest on a CPU. In C the
+warp is a crop at a random place: GFSLT-VLP's own augmentation is left out, which favors it.
+torchcodec uses PyAV's build of FFmpeg. decord 0.6.0, its newest release, is of June 2021."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description="Compare the data path with others, in CPU time. The first run makes the "
+        "recordings, which takes some minutes."
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=Path("data/benchmark"), metavar="DIR",
+        help="keeps the recordings, and the results as JSON; default: data/benchmark",
+    )  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="default: 5")
+    words = parser.parse_args()
+    if words.rounds < 1:
+        parser.error(f"--rounds ({words.rounds}) must be at least 1.")
+
+    return run_tool(partial(_compare, words.folder, rounds=words.rounds))
+
+
+def _compare(folder: Path, *, rounds: int) -> int:
+    rows = _contestants(folder)
+    print(*_setting(), "", LEGEND, sep="\n", flush=True)
+    with tempfile.TemporaryDirectory() as links:
+        _lend_ffmpeg(Path(links))
+        results = race(rows, rounds=rounds, seed=SEED)
+    print(f"\nload of the machine at the end: {os.getloadavg()[0]:.1f}")
+    _report(results)
+    _save(folder / "results.json", results)
+    return 0
+
+
+def _contestants(folder: Path) -> list[Contestant]:
+    recordings = make_recordings(folder)
+    copies = make_small_copies(folder, recordings)
+    long, small = (
+        draw_jobs(draw_clips(paths, num_clips=12), augment=True) for paths in (recordings, copies)
+    )
+    # Three draws of each folder: one is over too soon to be measured.
+    images = draw_jobs(whole_folders(make_png_folders(folder)) * 3, augment=False)
+    a = {
+        OURS: make_ours,
+        "PyAV": make_pyav,
+        "torchcodec, exact seek": partial(make_torchcodec, "exact"),
+        "torchcodec, approximate seek": partial(make_torchcodec, "approximate"),
+        "decord": make_decord,
+        "OpenCV": make_opencv,
+        LIMIT: make_ffmpeg,
+    }
+    return [
+        *(Contestant(table="A", name=name, make=make, jobs=long) for name, make in a.items()),
+        Contestant(table="B", name=OURS, make=make_ours, jobs=small),
+        Contestant(table="C", name=OURS, make=make_ours, jobs=images),
+        Contestant(table="C", name="GFSLT-VLP", make=make_gfslt, jobs=images),
+    ]
+
+
+def _lend_ffmpeg(links: Path) -> None:
+    """Let torchcodec find the FFmpeg that PyAV brings: under its plain names, in new processes."""
+    spec = find_spec("av")
+    libraries = Path(spec.origin or "").parents[1] / "av.libs" if spec else Path()
+    for library in libraries.glob("lib*.so*"):
+        found = re.fullmatch(r"(lib(?:av|sw)\w+)-\w+(\.so\.\d+)[.\d]*", library.name)
+        if found:
+            (links / f"{found[1]}{found[2]}").symlink_to(library)
+    folders = [str(links), str(libraries), os.environ.get("LD_LIBRARY_PATH", "")]
+    os.environ["LD_LIBRARY_PATH"] = ":".join(filter(None, folders))
+
+
+def _setting() -> list[str]:
+    """What the numbers depend on, a line each."""
+    cpus = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    return [
+        f"command: {shlex.join(['python', '-m', 'tests.benchmarks.decode', *sys.argv[1:]])}",
+        f"machine: {cpus[0] if cpus else 'unknown CPU'}, {os.cpu_count()} cores, "
+        f"load {os.getloadavg()[0]:.1f} before",
+        f"Python {sys.version.split()[0]}; " + ", ".join(map(_version, PACKAGES)),
+        f"seed {SEED}",
+    ]
+
+
+def _version(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"{package} missing"
+
+
+def _report(results: Sequence[Result]) -> None:
+    a, b, c = ([result for result in results if result.row.table == table] for table in "ABC")
+    peer = _best_peer(a)
+    _print_table("A. Clips out of long recordings, 1280x720 H.264, GOP 250", a, reference=peer)
+    _judge(a[0], peer, target=0.95, of=f"the best peer, {peer.row.name}")
+    _print_table("B. The same recordings at 256 pixels, GOP 12, no B-frames", b, reference=a[0])
+    _judge(b[0], a[0], target=5, of="ours in A")
+    peer = _best_peer(c)
+    _print_table("C. Folders of PNG images, 210x260", c, reference=peer)
+    _judge(c[0], peer, target=2, of=peer.row.name)
+
+
+def _best_peer(results: Sequence[Result]) -> Result:
+    peers = [result for result in results if result.row.name not in (OURS, LIMIT)]
+    return min(peers, key=lambda peer: median(peer.cpu_s) if peer.cpu_s else float("inf"))
+
+
+def _print_table(title: str, results: Sequence[Result], *, reference: Result) -> None:
+    print(f"\n{title}\n")
+    print("| | CPU s | source | kept | clips a CPU s | ratio | off |")
+    print("|---|---|---|---|---|---|---|")
+    for result in results:
+        if not result.cpu_s:
+            print(f"| {result.row.name} | does not run: {result.fault} | | | | | |")
+            continue
+        jobs, cpu_s = result.row.jobs, median(result.cpu_s)
+        source = sum(job.clip.num_frames for job in jobs) / cpu_s
+        kept = sum(len(job.frame_numbers) for job in jobs) / cpu_s
+        off = None if result is results[0] else result.differs_from(results[0])
+        print(
+            f"| {result.row.name} | {_spread(result.cpu_s)} | {source:.0f} | {kept:.0f} "
+            f"| {len(jobs) / cpu_s:.2f} | {_spread(_ratios(result, reference))} "
+            f"| {'' if off is None else f'{off:.2f}'} |"
+        )
+
+
+def _judge(ours: Result, reference: Result, *, target: float, of: str) -> None:
+    ratios = _ratios(ours, reference)
+    if not ratios:
+        print(f"\nTarget: at least {target} of {of}. Not measured.")
+        return
+    verdict = "reached" if median(ratios) >= target else "not reached"
+    print(f"\nTarget: at least {target} of {of}. It is {median(ratios):.2f}: {verdict}.")
+
+
+def _ratios(result: Result, reference: Result) -> list[float]:
+    """How many times as fast, one a round."""
+    return [theirs / own for own, theirs in zip(result.cpu_s, reference.cpu_s, strict=False)]
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    return f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def _save(path: Path, results: Sequence[Result]) -> None:
+    rows = [
+        {
+            "table": result.row.table,
+            "name": result.row.name,
+            "clips": len(result.row.jobs),
+            "source_frames": sum(job.clip.num_frames for job in result.row.jobs),
+            "kept_frames": sum(len(job.frame_numbers) for job in result.row.jobs),
+            "cpu_s": result.cpu_s,
+            "fault": result.fault,
+        }
+        for result in results
+    ]
+    report = {"setting": _setting(), "rows": rows}
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
