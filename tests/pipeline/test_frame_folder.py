@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from fla.data.decode.images import read_image_frames
 from fla.data.frame_folder import find_gap, list_frames
@@ -30,7 +31,12 @@ def write_folder(folder: Path, *, num_frames: int = 12, ending: str = "png") -> 
 
 
 def read(
-    path: Path, *, frames: list[int], num_frames: int = 12, start_s: float = 0.0
+    path: Path,
+    *,
+    frames: list[int],
+    num_frames: int = 12,
+    start_s: float = 0.0,
+    side: int = SIZE,
 ) -> NDArray[np.uint8]:
     return read_image_frames(
         path,
@@ -39,8 +45,8 @@ def read(
         end_s=start_s + num_frames / FPS,
         num_frames=num_frames,
         frame_numbers=np.array(frames, np.int32),
-        height=SIZE,
-        width=SIZE,
+        height=side,
+        width=side,
     )
 
 
@@ -65,6 +71,19 @@ def test_png_frames_are_the_very_pixels_that_were_written(tmp_path: Path):
 
     expected = [numbered_frame(number, size=SIZE) for number in (0, 4, 11)]
     np.testing.assert_array_equal(frames, np.stack(expected))
+
+
+def test_scaled_png_frames_are_those_of_an_independent_scaler(tmp_path: Path):
+    # More images than are scaled at once, and one of another size among the later.
+    folder = write_folder(tmp_path / "clip", num_frames=20)
+    write_image(folder / "images0018.png", 17, size=48)
+
+    frames = read(folder, frames=list(range(20)), num_frames=20, side=24)
+
+    for number, frame in enumerate(frames):
+        image = Image.fromarray(numbered_frame(number, size=48 if number == 17 else SIZE))
+        expected = np.asarray(image.resize((24, 24), Image.Resampling.BILINEAR))
+        assert np.abs(frame.astype(int) - expected).mean() < 1.5, number
 
 
 def test_jpeg_frames_are_those_of_an_independent_decoder(tmp_path: Path):
