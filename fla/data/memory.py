@@ -37,7 +37,7 @@ def plan_queue(
         ConfigError: The budget does not hold one batch in work beside a finished one.
     """
     finished = 0 if is_on_gpu else crop_px**2 * _RGB * _FLOAT32
-    in_work = _RGB * (_COPIES_IN_WORK * resize_px**2 + full_frame_px) + 2 * finished
+    in_work = _RGB * (_COPIES_IN_WORK * resize_px**2 + full_frame_px + crop_px**2) + finished
     budget = host_memory_gib * _GIB
     needed = frames_per_batch * (in_work + finished)
     if needed > budget:

@@ -440,8 +440,8 @@ def test_frames_ahead_stay_within_the_memory(
     samples: list[Sample], root: Path, monkeypatch: pytest.MonkeyPatch
 ):
     # Room for one batch of 8 frames in work and a finished one, which is trained on. A frame in
-    # work takes 9 bytes a pixel of 32 x 32 and 24 a pixel of 24 x 24, a finished one 12.
-    room_gib = 8 * (9 * 32**2 + 24 * 24**2 + 12 * 24**2) / 2**30
+    # work takes 9 bytes a pixel of 32 x 32 and 15 a pixel of 24 x 24, a finished one 12.
+    room_gib = 8 * (9 * 32**2 + 15 * 24**2 + 12 * 24**2) / 2**30
     loader = open_train_loader(
         samples,
         root,
