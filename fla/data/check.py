@@ -38,12 +38,14 @@ def find_bad_clips(manifest: Manifest, *, on_progress: Callable[[int, int], None
         OSError: The notes beside the manifest cannot be written.
     """
     notes = notes_path(manifest.path)
-    good = _read_notes(notes, manifest.sha256)
+    # The videos may have been moved, or encoded anew elsewhere, for the same manifest.
+    what = f"{manifest.sha256} {manifest.root}"
+    good = _read_notes(notes, what)
     waiting = [sample for sample in manifest.samples if sample.id not in good]
     done, total = len(manifest.samples) - len(waiting), len(manifest.samples)
     on_progress(done, total)
     bad: list[str] = []
-    _write_notes(notes, manifest.sha256, good)
+    _write_notes(notes, what, good)
     decode = partial(_decode, root=manifest.root)
     with (
         notes.open("a", encoding="utf-8") as file,
@@ -61,24 +63,24 @@ def find_bad_clips(manifest: Manifest, *, on_progress: Callable[[int, int], None
 
 
 def notes_path(manifest: Path) -> Path:
-    """Where the ids of clips that decode are noted: a hash of the manifest, then an id a line."""
+    """Where the ids of clips that decode are noted: manifest and root first, then an id a line."""
     return manifest.with_name(f"{manifest.name}.checked")
 
 
-def _read_notes(path: Path, sha256: str) -> set[str]:
-    """Ids that decoded, if the manifest has not changed since."""
+def _read_notes(path: Path, what: str) -> set[str]:
+    """Ids that decoded, if manifest and root are still the same."""
     if not path.is_file():
         return set()
     first, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
-    if first != sha256:
+    if first != what:
         return set()
     # A check that was killed may have written half of its last line.
     return {json.loads(line) for line in lines if line.startswith('"') and line.endswith('"')}
 
 
-def _write_notes(path: Path, sha256: str, good: Iterable[str]) -> None:
+def _write_notes(path: Path, what: str, good: Iterable[str]) -> None:
     # Whole lines again, also where the last one was cut.
-    lines = [sha256, *map(json.dumps, sorted(good))]
+    lines = [what, *map(json.dumps, sorted(good))]
     unfinished = path.with_name(f"{path.name}.unfinished")
     unfinished.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     unfinished.replace(path)

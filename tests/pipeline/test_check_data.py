@@ -1,6 +1,7 @@
 """The check finds every clip that does not decode, names it, and does no work twice."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,6 +107,17 @@ def test_another_manifest_is_checked_from_the_beginning(tmp_path: Path):
     path.write_text(path.read_text().replace("Hello.", "Good bye."))
 
     _, told = check(read_manifest(path))
+
+    assert told[0] == (0, 5)
+
+
+def test_videos_elsewhere_are_checked_from_the_beginning(tmp_path: Path):
+    (tmp_path / "here").mkdir()
+    path = write_corpus(tmp_path / "here")
+    elsewhere = shutil.copytree(tmp_path / "here", tmp_path / "elsewhere")
+    check(read_manifest(path))
+
+    _, told = check(read_manifest(path, video_root=str(elsewhere)))
 
     assert told[0] == (0, 5)
 

@@ -260,6 +260,30 @@ def test_damage_inside_a_recording_ends_with_a_sentence(h264: Path, tmp_path: Pa
         read_clip(damaged)
 
 
+def test_a_picture_that_the_decoder_had_to_fill_in_ends_with_a_sentence(h264: Path, tmp_path: Path):
+    damaged = tmp_path / "damaged.mp4"
+    with av.open(h264) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    key = packets[60]
+    begin = h264.read_bytes().index(key) + len(key) // 2
+    data = bytearray(h264.read_bytes())
+    data[begin : begin + 20] = bytes(20)
+    damaged.write_bytes(data)
+
+    with av.open(damaged) as container:
+        assert len(list(container.decode(video=0))) == NUM_FRAMES, "it does not decode at all"
+    with pytest.raises(DataError, match=r"damaged\.mp4 does not decode: its picture .* is damaged"):
+        read_frames(
+            damaged,
+            start_s=4.0,
+            end_s=6.0,
+            num_frames=30,
+            frame_numbers=np.arange(30, dtype=np.int32),
+            height=16,
+            width=16,
+        )
+
+
 def test_a_picture_that_the_decoder_drops_ends_with_a_sentence(tmp_path: Path):
     # Frame 83 is number 8 of the range, one of those that are wanted.
     path = hide_picture(write_vp9(tmp_path), tmp_path / "gap.webm", number=83)

@@ -362,7 +362,13 @@ def _convert(
 ) -> dict[int, NDArray[np.uint8]]:
     """Scaled RGB images by time stamp, in the stream's ticks."""
     converter = Converter(path, height=height, width=width)
-    return {frame.pts or 0: converter.convert(frame) for frame in frames}
+    images: dict[int, NDArray[np.uint8]] = {}
+    for frame in frames:
+        # A decoder fills in what it could not read; it would look like a picture.
+        if frame.is_corrupt:
+            raise unreadable(path, f"its picture with time stamp {frame.pts} is damaged")
+        images[frame.pts or 0] = converter.convert(frame)
+    return images
 
 
 def _as_matroska(stream: VideoStream, packets: list[Packet[VideoStream]]) -> NDArray[np.uint8]:
