@@ -6,10 +6,13 @@ that lie as images are decoded in software and join the graph before the crop.
 Shape letters: B = clips; T = frames of a clip; R = frames of all clips; S = resize_px; X = crop_px.
 """
 
+import mmap
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -280,7 +283,7 @@ def _normalize(clips: Sequence[Tensor]) -> Tensor:
     _, height, width, channels = clips[0].shape
     # Here and not in the graph, so that what is four times as large is written once. A row of
     # pixels is one axis: three channels are too short a run for vector instructions.
-    packed = torch.empty((sum(lengths), height, width * channels), device=clips[0].device)
+    packed = _new_batch((sum(lengths), height, width * channels), clips[0].device)
     mean, std = (
         torch.tensor(values, device=packed.device).repeat(width)
         for values in (IMAGENET_MEAN, IMAGENET_STD)
@@ -289,6 +292,18 @@ def _normalize(clips: Sequence[Tensor]) -> Tensor:
         place.copy_(clip.flatten(2))
         torch.addcmul(-mean / std, place, 1 / std, out=place)
     return packed.view(-1, height, width, channels)
+
+
+def _new_batch(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Memory for float32, not yet written."""
+    if device.type != "cpu":
+        return torch.empty(shape, device=device)
+    memory = mmap.mmap(-1, 4 * prod(shape), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    # In pages of 4 KB, the kernel takes as long to hand over a batch as we to fill it. Not every
+    # kernel has larger ones.
+    with suppress(OSError):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.float32).view(shape)
 
 
 @pipeline_def(enable_conditionals=True)
