@@ -91,8 +91,8 @@ def _contestants(folder: Path) -> list[Contestant]:
     long, small = (
         draw_jobs(draw_clips(paths, num_clips=12), augment=True) for paths in (recordings, copies)
     )
-    # Three draws of each folder: one is over too soon to be measured.
-    images = draw_jobs(whole_folders(make_png_folders(folder)) * 3, augment=False)
+    # Several draws of each folder: one is over too soon to be measured.
+    images = draw_jobs(whole_folders(make_png_folders(folder)) * 8, augment=False)
     a = {
         OURS: make_ours,
         "PyAV": make_pyav,
