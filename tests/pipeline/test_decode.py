@@ -1,6 +1,8 @@
 """Decoding a range gives the frames that decoding the whole recording gives."""
 
 import io
+import os
+import socket
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -247,6 +249,82 @@ def test_what_is_no_video_ends_with_a_sentence_that_names_it(
     for path in (missing, empty, text, sound):
         with pytest.raises(DataError, match=rf"{path.name} does not decode: .*\. Replace the file"):
             read(path)
+
+
+def make_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def make_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def make_link_to_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def make_file_in_a_file(path: Path) -> None:
+    path.parent.rmdir()
+    path.parent.touch()
+
+
+def make_unreadable(path: Path) -> None:
+    write_h264(path.parent).rename(path)
+    path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("root reads everything")
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "make",
+    [
+        make_folder,
+        make_pipe,
+        make_loop,
+        make_link_to_device,
+        make_file_in_a_file,
+        make_unreadable,
+    ],
+)
+@pytest.mark.parametrize("read", [probe_video, read_format, read_clip, copy_clip])
+def test_what_is_no_file_that_can_be_read_ends_with_a_sentence(
+    read: Callable[[Path], object], make: Callable[[Path], None], tmp_path: Path
+):
+    (tmp_path / "folder").mkdir()
+    path = tmp_path / "folder" / "odd.mp4"
+    make(path)
+
+    with pytest.raises(DataError, match=r"odd\.mp4 does not decode: .*\. Replace the file"):
+        read(path)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["list.m3u8", "list.mp4"])
+def test_a_playlist_in_a_recordings_place_fetches_nothing(name: str, tmp_path: Path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/0.ts"
+        path = tmp_path / name
+        path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{url}\n#EXT-X-ENDLIST\n")
+
+        with pytest.raises(DataError, match=rf"{name} does not decode"):
+            probe_video(path)
+
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+def test_a_title_that_is_no_utf8_does_not_matter(tmp_path: Path):
+    path = write_h264(tmp_path)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"VideoHandler", b"Vid\xe9oHandler"))
+
+    assert len(probe_video(path).frame_times) == NUM_FRAMES
 
 
 def test_damage_inside_a_recording_ends_with_a_sentence(h264: Path, tmp_path: Path):

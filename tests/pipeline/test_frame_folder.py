@@ -282,6 +282,17 @@ def test_an_archive_that_lacks_what_it_lists_is_named(tmp_path: Path):
         read(archive / "clip", frames=[1], num_frames=2)
 
 
+def test_an_archive_whose_list_points_behind_its_end_is_named(tmp_path: Path):
+    archive = write_archive(tmp_path / "frames.zip", {"clip/0.png": b"x" * 40})
+    data = bytearray(archive.read_bytes())
+    place = data.index(b"PK\x01\x02") + 42
+    data[place : place + 4] = (len(data) - 5).to_bytes(4, "little")
+    archive.write_bytes(data)
+
+    with pytest.raises(DataError, match=r"frames\.zip/clip cannot be read"):
+        read(archive / "clip", frames=[0], num_frames=1)
+
+
 def test_a_pipe_among_the_images_is_not_waited_for(tmp_path: Path):
     folder = write_folder(tmp_path / "clip", num_frames=2)
     os.mkfifo(folder / "images0003.png")

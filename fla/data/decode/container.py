@@ -19,8 +19,6 @@ from fla.errors import DataError
 # The parameters stand in the header. Reading seconds of video to estimate them would cost
 # more than a clip does.
 QUICK_OPEN = {"probesize": "32", "analyzeduration": "0"}
-# A playlist that lies in a video's place must not lead elsewhere.
-_FILES_ONLY = {"protocol_whitelist": "file"}
 
 
 @contextmanager
@@ -37,7 +35,7 @@ def open_video(
         if not S_ISREG(path.stat().st_mode):
             raise unreadable(path, "it is not a file")
         # Titles and the like are not always UTF-8, and nobody reads them here.
-        with av.open(path, options=_FILES_ONLY | options, metadata_errors="replace") as container:
+        with av.open(path, options=options, metadata_errors="replace") as container:
             stream = _find_video(path, container)
             # Clips are decoded side by side; threads within one would only wait for each other.
             stream.codec_context.thread_count = 1
