@@ -5,7 +5,6 @@ A path may lead into an archive as if that were a folder: `frames.zip/train/clip
 
 import lzma
 import re
-import struct
 import zipfile
 import zlib
 from collections import defaultdict
@@ -30,7 +29,6 @@ _DAMAGE = (
     RuntimeError,
     ValueError,
     lzma.LZMAError,
-    struct.error,
     zipfile.BadZipFile,
     zlib.error,
 )
