@@ -172,9 +172,8 @@ class ClipPipeline:
             if request.path not in self._decoders:
                 video = None if is_frame_folder(request.path) else read_format(request.path)
                 self._decoders[request.path] = choose_decoder(video, self._decode_device)
-            if self._decoders[request.path] == "dali":
-                return _read_encoded(request)
-            return _read_host(request, self._decoders[request.path], self._resize_px)
+            encoded = _read_encoded(request) if self._decoders[request.path] == "dali" else None
+            return encoded or _read_host(request, self._decoders[request.path], self._resize_px)
         except DataError as error:
             raise ClipError(request.sample_id, str(error)) from error
 
@@ -224,13 +223,16 @@ def choose_decoder(video: VideoFormat | None, decode_device: Literal["mixed", "c
     return "dali" if has_codec and has_format and video.is_plain else "software"
 
 
-def _read_encoded(request: ClipRequest) -> _ClipInput:
+def _read_encoded(request: ClipRequest) -> _ClipInput | None:
+    """Input for DALI's decoder; None where that would misread the pictures, or worse."""
     found = copy_range(
         request.path,
         start_s=request.start_s,
         end_s=request.end_s,
         num_frames=request.num_frames,
     )
+    if not found.is_uniform:
+        return None
     return _ClipInput(
         is_encoded=np.array(True),
         encoded=found.data,

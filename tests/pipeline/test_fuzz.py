@@ -22,7 +22,7 @@ METHODS = {
     "deflated": zipfile.ZIP_DEFLATED,
     "lzma": zipfile.ZIP_LZMA,
 }
-FEW, MANY = 300, 5_000
+FEW, MANY = 260, 5_000
 
 
 def write_source(name: str, folder: Path) -> Path:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from fla.data.decode.container import QUICK_OPEN, open_video, read_packets, unreadable
 from fla.data.decode.convert import UPRIGHT, Converter, find_turn
+from fla.data.decode.layout import is_uniform
 from fla.errors import DataError
 
 _TOLERANCE_S = 1e-6
@@ -68,6 +69,8 @@ class EncodedRange:
     """A Matroska file that begins with a key frame."""
     first_frame: int
     """Number of the range's first frame in that file, in presentation order."""
+    is_uniform: bool
+    """All pictures have the size of the header, and one sampling of color, as DALI believes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,9 +194,16 @@ def copy_range(path: Path, *, start_s: float, end_s: float, num_frames: int) -> 
         begin = _key_before(found, found.in_order)
         kept = _decodable(found, begin, int(found.in_order.max()) + 1)
         first_pts = found.pts[found.in_order[0]]
+        packets = [found.packets[i] for i in kept]
         return EncodedRange(
-            data=_as_matroska(stream, [found.packets[i] for i in kept]),
+            data=_as_matroska(stream, packets),
             first_frame=int(np.sum(found.pts[kept] < first_pts)),
+            is_uniform=is_uniform(
+                stream.codec.canonical_name,
+                map(bytes, packets),
+                width=stream.codec_context.width,
+                height=stream.codec_context.height,
+            ),
         )
 
 
