@@ -17,7 +17,21 @@ from unittest import mock
 import torch
 from torch import distributed
 
+from fla.runtime import Runtime
+
 SPAWN = get_context("spawn")
+
+
+def one_of(world_size: int, rank: int = 0) -> Runtime:
+    """What a rank on a CPU knows of itself, without the others."""
+    return Runtime(
+        device="cpu",
+        rank=rank,
+        local_rank=rank,
+        world_size=world_size,
+        dali_device_id=None,
+        decode_device="cpu",
+    )
 
 
 def run_ranks(

@@ -9,8 +9,8 @@ import pytest
 
 from fla.data.loader import EvalLoader, TrainLoader
 from fla.data.manifest import Manifest, read_manifest
-from fla.runtime import Runtime
 from tests.helpers.commands import python, run_well
+from tests.helpers.ranks import one_of
 from tests.helpers.videos import write_video
 
 # A multiple of the global batch, so that nobody sits out.
@@ -73,17 +73,6 @@ def manifests(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def train(manifests: Path) -> Manifest:
     return read_manifest(manifests / "train.tsv")
-
-
-def one_of(world_size: int, rank: int) -> Runtime:
-    return Runtime(
-        device="cpu",
-        rank=rank,
-        local_rank=rank,
-        world_size=world_size,
-        dali_device_id=None,
-        decode_device="cpu",
-    )
 
 
 def test_every_row_became_a_sample(manifests: Path, train: Manifest):

@@ -20,6 +20,7 @@ from fla.data.sampling import choose_frames
 from fla.data.skipped import SkippedClips
 from fla.errors import ConfigError, DataError
 from fla.runtime import Runtime
+from tests.helpers.ranks import one_of
 from tests.helpers.videos import read_number, write_video
 
 NUM_SAMPLES = 13
@@ -62,17 +63,6 @@ def train_loader(samples: list[Sample], root: Path) -> Iterator[TrainLoader]:
     loader = open_train_loader(samples, root)
     yield loader
     loader.close()
-
-
-def one_of(world_size: int, rank: int = 0) -> Runtime:
-    return Runtime(
-        device="cpu",
-        rank=rank,
-        local_rank=rank,
-        world_size=world_size,
-        dali_device_id=None,
-        decode_device="cpu",
-    )
 
 
 def token_ids(samples: list[Sample]) -> list[list[int]]:
