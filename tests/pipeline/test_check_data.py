@@ -13,7 +13,7 @@ import pytest
 
 from fla.data.check import find_bad_clips, notes_path
 from fla.data.manifest import Manifest, Sample, read_manifest, write_manifest
-from tests.helpers.videos import write_image, write_video
+from tests.helpers.videos import turn_video, write_image, write_video
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 4
@@ -139,6 +139,55 @@ def test_the_tool_ends_with_1_where_a_clip_is_bad(is_bad: bool, tmp_path: Path):
     assert done.returncode == int(is_bad), done.stderr
     assert f"{path}: 5 clips, {int(is_bad)} do not decode." in done.stdout
     assert ("2.png is no image that decodes" in done.stdout) == is_bad
+
+
+def write_damaged_corpus(folder: Path) -> tuple[Path, list[str]]:
+    """Recordings that were cut, overwritten, replaced or turned; the ids of those that are bad."""
+    folder.mkdir()
+    kinds = {"h264.mp4": "libx264", "vp9.webm": "libvpx-vp9", "mjpeg.avi": "mjpeg"}
+    samples, bad = [], []
+    for name, codec in kinds.items():
+        good = write_video(folder / name, codec=codec, num_frames=30, key_frame_every=10)
+        data = good.read_bytes()
+        half, tenth = len(data) // 2, len(data) // 10
+        copies = {
+            "cut": data[:half],
+            "zeros": data[:half] + bytes(3 * tenth) + data[half + 3 * tenth :],
+            "empty": b"",
+            "text": b"<html>404</html>" * 99,
+        }
+        for damage, copy in copies.items():
+            (folder / f"{damage}-{name}").write_bytes(copy)
+            bad.append(f"{damage}-{name}")
+        for video in (name, *(f"{damage}-{name}" for damage in copies)):
+            samples.append(sample(video, video, start_s=0, end_s=2, num_frames=30))
+    turned = turn_video(folder / "h264.mp4", folder / "turned.mp4", matrix=(0, 1, -1, 0))
+    tilted = turn_video(folder / "h264.mp4", folder / "tilted.mp4", matrix=(1, 1, -1, 1))
+    for path in (turned, tilted):
+        samples.append(sample(path.name, path.name, start_s=0, end_s=2, num_frames=30))
+    write_manifest(folder / "train.tsv", samples, root=folder)
+    return folder / "train.tsv", [*bad, "tilted.mp4"]
+
+
+def test_the_tool_names_the_bad_clips_of_every_manifest_and_only_those(tmp_path: Path):
+    good = write_corpus(tmp_path)
+    damaged, bad = write_damaged_corpus(tmp_path / "damaged")
+
+    done = subprocess.run(
+        [sys.executable, "tools/check_data.py", str(damaged), str(good)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    sentences = [line for line in done.stdout.splitlines() if " clips, " not in line]
+    named = [line.partition(": ")[0] for line in sentences if line.partition(": ")[0] in bad]
+    assert named == bad
+    assert f"{damaged}: 17 clips, 13 do not decode." in done.stdout
+    assert f"{good}: 5 clips, 0 do not decode." in done.stdout
 
 
 def test_ctrl_c_ends_the_tool_at_once_with_one_sentence_and_keeps_what_was_done(tmp_path: Path):
