@@ -23,6 +23,7 @@ from nvidia.dali import fn
 from nvidia.dali.pipeline import Pipeline, pipeline_def
 from nvidia.dali.types import DALIDataType
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torch.utils.dlpack import from_dlpack
 
 from fla.data.decode.images import read_image_frames
@@ -243,7 +244,8 @@ def _read_encoded(request: ClipRequest) -> _ClipInput | None:
 
 
 def _read_host(request: ClipRequest, decoder: Decoder, resize_px: int) -> _ClipInput:
-    read = partial(read_image_frames, fps=request.fps) if decoder == "images" else read_frames
+    read_images = partial(read_image_frames, fps=request.fps, scale_rgb=scale_rgb)
+    read = read_images if decoder == "images" else read_frames
     return _ClipInput(
         is_encoded=np.array(False),
         encoded=np.zeros(1, np.uint8),
@@ -259,6 +261,13 @@ def _read_host(request: ClipRequest, decoder: Decoder, resize_px: int) -> _ClipI
         ),
         warp=request.warp,
     )
+
+
+def scale_rgb(images: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Bilinear with antialiasing, as DALI scales videos, and in a third of FFmpeg's time."""
+    planes = torch.from_numpy(images).permute(0, 3, 1, 2)
+    scaled = interpolate(planes, size=(height, width), mode="bilinear", antialias=True)
+    return scaled.permute(0, 2, 3, 1).numpy()
 
 
 def _undecodable(request: ClipRequest) -> ClipError:

@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from fla.data.decode.images import read_image_frames
+from fla.data.decode.images import ScaleRgb, read_image_frames
 from fla.data.frame_folder import find_gap, list_frames
-from fla.data.pipeline import ClipPipeline, ClipRequest
+from fla.data.pipeline import ClipPipeline, ClipRequest, scale_rgb
 from fla.errors import DataError
 from tests.helpers.videos import numbered_frame, read_number, write_image
 
@@ -37,6 +37,7 @@ def read(
     num_frames: int = 12,
     start_s: float = 0.0,
     side: int = SIZE,
+    scaler: ScaleRgb | None = None,
 ) -> NDArray[np.uint8]:
     return read_image_frames(
         path,
@@ -47,6 +48,7 @@ def read(
         frame_numbers=np.array(frames, np.int32),
         height=side,
         width=side,
+        scale_rgb=scaler,
     )
 
 
@@ -73,12 +75,15 @@ def test_png_frames_are_the_very_pixels_that_were_written(tmp_path: Path):
     np.testing.assert_array_equal(frames, np.stack(expected))
 
 
-def test_scaled_png_frames_are_those_of_an_independent_scaler(tmp_path: Path):
+@pytest.mark.parametrize("scaler", [None, scale_rgb])
+def test_scaled_png_frames_are_those_of_an_independent_scaler(
+    scaler: ScaleRgb | None, tmp_path: Path
+):
     # More images than are scaled at once, and one of another size among the later.
     folder = write_folder(tmp_path / "clip", num_frames=20)
     write_image(folder / "images0018.png", 17, size=48)
 
-    frames = read(folder, frames=list(range(20)), num_frames=20, side=24)
+    frames = read(folder, frames=list(range(20)), num_frames=20, side=24, scaler=scaler)
 
     for number, frame in enumerate(frames):
         image = Image.fromarray(numbered_frame(number, size=48 if number == 17 else SIZE))

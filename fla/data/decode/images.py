@@ -4,16 +4,14 @@ Frame number i is presented i / fps seconds after the first.
 Shape letters: T = chosen frames of a clip; H, W = height and width in pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import av
 import numpy as np
-import torch
 from av.video.codeccontext import VideoCodecContext
 from numpy.typing import NDArray
-from torch.nn.functional import interpolate
 
 from fla.data.decode.convert import Converter
 from fla.data.decode.video import in_range
@@ -27,6 +25,9 @@ _JPEG_END = b"\xff\xd9"
 # Scaled in one call; more would only take memory, where images are large.
 _AT_ONCE = 16
 
+ScaleRgb = Callable[[NDArray[np.uint8], int, int], NDArray[np.uint8]]
+"""Scales images of one size, `(T, ?, ?, 3)`, to a height and a width."""
+
 
 def read_image_frames(
     path: Path,
@@ -38,6 +39,7 @@ def read_image_frames(
     frame_numbers: NDArray[np.int32],
     height: int,
     width: int,
+    scale_rgb: ScaleRgb | None = None,
 ) -> NDArray[np.uint8]:
     """Decode chosen frames of a range and scale them while their color is converted.
 
@@ -50,6 +52,7 @@ def read_image_frames(
         frame_numbers: Frames to return, counted from the range's first, int32, `(T,)`.
         height: H.
         width: W.
+        scale_rgb: Scales images that are RGB; without one FFmpeg does, by way of YUV.
 
     Returns:
         RGB, uint8, `(T, H, W, 3)`.
@@ -72,7 +75,9 @@ def read_image_frames(
             _decode(data, path / name)
             for name, data in zip(some, read_images(path, some), strict=True)
         ]
-        frames[begin : begin + _AT_ONCE] = _scale(path, images, height=height, width=width)
+        frames[begin : begin + _AT_ONCE] = _scale(
+            path, images, height=height, width=width, scale_rgb=scale_rgb
+        )
     return frames
 
 
@@ -93,18 +98,16 @@ def _decode(data: bytes, path: Path) -> av.VideoFrame:
 
 
 def _scale(
-    path: Path, images: Sequence[av.VideoFrame], *, height: int, width: int
+    path: Path,
+    images: Sequence[av.VideoFrame],
+    *,
+    height: int,
+    width: int,
+    scale_rgb: ScaleRgb | None,
 ) -> NDArray[np.uint8]:
     kinds = {(image.format.name, image.width, image.height) for image in images}
-    if len(kinds) == 1 and images[0].format.name == "rgb24":
-        return _scale_rgb(np.stack([image.to_ndarray() for image in images]), height, width)
+    if scale_rgb and len(kinds) == 1 and images[0].format.name == "rgb24":
+        pixels = np.stack([image.to_ndarray() for image in images])
+        return scale_rgb(pixels.astype(np.uint8, copy=False), height, width)
     converter = Converter(path, height=height, width=width)
     return np.stack([converter.convert(image) for image in images])
-
-
-def _scale_rgb(images: NDArray[Any], height: int, width: int) -> NDArray[np.uint8]:
-    """Bilinear with antialiasing, as DALI scales; `(T, H, W, 3)` to the same of another size."""
-    # FFmpeg would go by way of YUV, in three times the time.
-    planes = torch.from_numpy(images).permute(0, 3, 1, 2)
-    scaled = interpolate(planes, size=(height, width), mode="bilinear", antialias=True)
-    return scaled.permute(0, 2, 3, 1).numpy()
