@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fla.data.decode.encode import ENCODERS, Target, encode_video
+
 SEED = 1
 SECONDS = 80
 FRAME_RATES = (24, 25, 30)
@@ -58,10 +60,13 @@ def make_recordings(folder: Path) -> list[Path]:
 
 
 def make_small_copies(folder: Path, recordings: list[Path]) -> list[Path]:
-    """The same frames as training copies: short side 256, a key frame every 12, no B-frames, and
-    what x264 calls fastdecode."""
+    """The same recordings as tools/transcode.py copies them."""
+    target = Target(codec="h264", crf=ENCODERS["h264"].crf, short_side_px=256, key_frame_every=12)
     return [
-        _once(folder / f"copy_of_{source.name}", lambda path, source=source: _shrink(source, path))
+        _once(
+            folder / f"copy_of_{source.name}",
+            lambda path, source=source: encode_video(source, path, target),
+        )
         for source in recordings
     ]
 
@@ -116,20 +121,6 @@ def _record(path: Path, *, fps: int) -> None:
     frames = _signer(1280, 720, seed=fps, fps=fps, seconds=SECONDS)
     # x264's own choices else: 250 frames between key frames, 3 B-frames in a row.
     _encode(path, frames, fps=fps, options={"crf": "21"})
-
-
-def _shrink(source: Path, path: Path) -> None:
-    options = {"crf": "20", "preset": "veryfast", "tune": "fastdecode", "bf": "0", "g": "12"}
-    with av.open(source) as container:
-        stream = container.streams.video[0]
-        height = 256
-        width = round(stream.width * height / stream.height / 2) * 2
-        fps = int(stream.average_rate)
-        frames = (
-            frame.reformat(width, height, interpolation="AREA")
-            for frame in container.decode(stream)
-        )
-        _encode(path, frames, fps=fps, options=options)
 
 
 def _encode(
