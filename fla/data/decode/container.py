@@ -3,10 +3,11 @@
 # PyAV's Packet takes a type argument in its stubs only.
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from stat import S_ISREG
+from typing import cast
 
 import av
 from av.container import InputContainer
@@ -53,7 +54,11 @@ def read_packets(
         DataError: The container does not hold together.
     """
     try:
-        yield from (packet for packet in container.demux(stream) if packet.size)
+        # PyAV's stubs call it an iterator.
+        packets = cast("Generator[Packet[VideoStream], None, None]", container.demux(stream))
+        # Left unclosed where reading ends early, PyAV would keep its buffer for ever.
+        with closing(packets):
+            yield from (packet for packet in packets if packet.size)
     # PyAV knows the streams that there were when the file was opened.
     except IndexError as error:
         raise unreadable(path, "another stream begins in its middle") from error
