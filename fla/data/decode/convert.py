@@ -41,8 +41,6 @@ UPRIGHT = Turn(mirrored=False, quarters=0)
 def find_turn(frame: av.VideoFrame, path: Path) -> Turn:
     """How the frames of a clip are to be shown, by its first one; phones film lying on their side.
 
-    Not for every frame: one that was looked at stays in memory until Python looks for cycles.
-
     Raises:
         DataError: They are to be shown tilted, by no quarter of a turn.
     """
@@ -54,8 +52,10 @@ def find_turn(frame: av.VideoFrame, path: Path) -> Turn:
 
 def _is_mirrored(frame: av.VideoFrame) -> bool:
     try:
+        # Of a small copy: PyAV keeps a frame that was looked at until Python looks for cycles.
+        small = frame.reformat(8, 8, "gray", interpolation=Interpolation.POINT)
         # The stubs know one kind only.
-        side_data: Any = frame.side_data
+        side_data: Any = small.side_data
     except ValueError:
         # PyAV refuses to look where there is a kind that it does not know, as Exif.
         return False
