@@ -217,9 +217,9 @@ def choose_decoder(video: VideoFormat | None, decode_device: Literal["mixed", "c
     """Who decodes a recording on a device; None is a folder of images."""
     if video is None:
         return "images"
-    # NVDEC of A100 and H100 has neither 10 bit nor 4:2:2 H.264.
-    has_format = decode_device == "cpu" or video.pixel_format in ("yuv420p", "yuvj420p")
     has_codec = video.codec in DALI_CODECS[decode_device]
+    # NVDEC of A100 and H100 has neither 10 bit nor 4:2:2 H.264.
+    has_format = video.pixel_format in ("yuv420p", "yuvj420p")
     # DALI turns nothing, and what NVDEC makes of fields is not what software does.
     return "dali" if has_codec and has_format and video.is_plain else "software"
 
