@@ -6,7 +6,10 @@ import signal
 import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
+
+from fla.errors import FlaError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -25,6 +28,9 @@ def map_on_all_cores(
         function: Picklable.
         items: Picklable.
         at_once: Items that a process takes in one go.
+
+    Raises:
+        FlaError: A process was killed.
     """
     chunks = [items[first : first + at_once] for first in range(0, len(items), at_once)]
     workers = max(1, min(os.cpu_count() or 1, len(chunks)))
@@ -44,6 +50,11 @@ def map_on_all_cores(
         try:
             for future in futures:
                 yield from future.result()
+        except BrokenProcessPool:
+            raise FlaError(
+                "A process of this command ended before its work did: perhaps memory ran out, or "
+                "a file made a decoder crash. Start it again: what is done is kept."
+            ) from None
         except BaseException:
             # Nobody wants what has begun, and it may take minutes more.
             for worker in set(multiprocessing.active_children()) - others:

@@ -9,7 +9,10 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from fla.data.processes import map_on_all_cores
+from fla.errors import FlaError
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,6 +30,10 @@ def write_id_and_sleep(path: Path) -> None:
     unfinished.write_text(str(os.getpid()))
     unfinished.replace(path)
     time.sleep(600)
+
+
+def die(_: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:
@@ -85,3 +92,8 @@ def test_workers_end_with_a_caller_that_was_killed(tmp_path: Path):
     caller.wait()
 
     wait_until(lambda: not is_running(worker))
+
+
+def test_a_process_that_was_killed_is_told_in_a_sentence():
+    with pytest.raises(FlaError, match=r"ended before its work did: .* Start it again"):
+        list(map_on_all_cores(die, [1, 2]))
