@@ -81,14 +81,16 @@ def count_progress(what: str, *, unit: str) -> Callable[[int, int], None]:
     """Progress of work that counts by itself and knows its total when it begins.
 
     Returns:
-        A function to call with the units done so far and their total.
+        A function to call with the units done so far and their total. What is done at its first
+        call was done before, and does not count as speed.
     """
     shown: Progress | None = None
     counted = 0
 
     def show(done: int, total: int) -> None:
         nonlocal shown, counted
-        shown = shown or Progress(what, total=total, unit=unit)
+        if shown is None:
+            shown, counted = Progress(what, total=total, unit=unit, first=done), done
         shown.advance(done - counted)
         counted = done
         if done == total:

@@ -110,3 +110,16 @@ def test_work_that_counts_by_itself_is_shown_the_same_way(clock, caplog):
         "read: 2 of 4 recordings, 0.3 a second, 6 s left",
         "read: 4 of 4 recordings, 0.3 a second, 0 s left",
     ]
+
+
+def test_what_was_done_before_the_first_call_is_no_speed(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+):
+    show = count_progress("read", unit="recordings")
+
+    show(100, 104)
+    for done in (101, 102, 103, 104):
+        clock.now_s += 3.0
+        show(done, 104)
+
+    assert caplog.records[0].message == "read: 102 of 104 recordings, 0.3 a second, 6 s left"
