@@ -102,6 +102,7 @@ def probe_video(path: Path) -> VideoInfo:
         times = np.asarray((pts - pts[0]) * _seconds_per_tick(stream), dtype=np.float64)
         average_rate = float(stream.average_rate or 0.0)
         return VideoInfo(
+            # Opened once more, as a run opens it: what a run would refuse is no sample.
             **asdict(read_format(path)),
             fps=float((len(times) - 1) / times[-1]) if times[-1] > 0 else average_rate,
             frame_times=times,
