@@ -402,9 +402,7 @@ def test_a_micro_batch_without_a_clip_becomes_a_blank_one(samples: list[Sample],
     loader.close()
 
 
-def test_what_another_rank_left_out_is_not_tried(
-    samples: list[Sample], root: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_what_another_rank_left_out_is_not_tried(samples: list[Sample], root: Path):
     skipped = SkippedClips(NUM_SAMPLES, max_fraction=0.5)
     skipped.merge({"clip-06": "clip-06: gone."})
     loader = open_train_loader(samples, root, skipped=skipped)
