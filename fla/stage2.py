@@ -50,7 +50,7 @@ def _train_and_export(config: Stage2Config, runtime: Runtime) -> None:
         digest = encoder.digest()
         torch.manual_seed(config.seed)
         mbart = load_mbart(
-            Path(config.model.mbart_dir),
+            Path(config.model.llm_dir),
             dropout=config.model.dropout,
             attention_dropout=config.model.attention_dropout,
             language_id=parts.codec.language_id,
@@ -102,10 +102,10 @@ def _build_optimizer(model: Stage2Model, optim: Stage2OptimConfig) -> Optimizer:
             name="adapter",
         ),
         *decay_groups(
-            [model.mbart],
-            learning_rate=optim.mbart_learning_rate,
+            [model.llm],
+            learning_rate=optim.llm_learning_rate,
             weight_decay=optim.weight_decay,
-            name="mbart",
+            name="llm",
         ),
     ]
     return build_adamw(groups, betas=(optim.beta1, optim.beta2))

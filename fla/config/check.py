@@ -58,7 +58,7 @@ def check_stage2(config: Stage2Config, world_size: int | None = None) -> None:
         *_broken_data(config.data),
         *_broken_manifests(config.data.manifest_dir, SPLITS),
         *_missing_tokenizer(config.text.tokenizer_dir),
-        *_missing_mbart(config.model.mbart_dir),
+        *_missing_llm(config.model.llm_dir),
         *_broken_export(
             "model.encoder_export", config.model.encoder_export, command="launchers/stage1.py"
         ),
@@ -180,10 +180,10 @@ def _missing_tokenizer(folder: str) -> Iterator[str]:
         )
 
 
-def _missing_mbart(folder: str) -> Iterator[str]:
+def _missing_llm(folder: str) -> Iterator[str]:
     if not (Path(folder) / "config.json").is_file():
         yield (
-            f"model.mbart_dir ({folder}): there is no mBART, which has a config.json. Give a "
+            f"model.llm_dir ({folder}): there is no mBART, which has a config.json. Give a "
             "folder in Hugging Face format; `python tools/pretrain_mbart.py` makes a small one."
         )
 

@@ -218,6 +218,9 @@ def _fill(schema: type[T], given: Sequence[tuple[str, str, Any]]) -> T:
 
 def _set(tree: Any, keys: dict[str, Key], name: str, value: Any) -> str | None:
     """Set one key; a sentence where that cannot be done."""
+    if f"{name}.mode" in keys and value is not None:
+        # A section with a mode goes by it: features=cached.
+        name = f"{name}.mode"
     if name in list_sections(keys):
         # All lines below a section's name may be commented out.
         return None if value is None else f"{name}: a section, got {value!r}. Set {name}.KEY."

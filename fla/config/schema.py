@@ -78,13 +78,37 @@ class EncoderConfig:
 @dataclass(frozen=True, kw_only=True)
 class TranslatorConfig:
     encoder_export: str = MISSING
-    """Export folder of stage 1: the visual encoder that stays frozen."""
-    mbart_dir: str = MISSING
-    """Folder with mBART's weights and tokenizer in Hugging Face format."""
+    """Export folder of stage 1, the visual encoder; empty: end to end from backbone_weights."""
+    backbone_weights: str = ""
+    """ResNet-18 of ImageNet (a torchvision file); without an encoder_export; empty: random."""
+    sign_width: int = 1024
+    """Width of a sign-wise feature without an encoder_export (C2RL)."""
+    kernel_size: int = 3
+    """Frames that the local temporal module sees at once, without an encoder_export (C2RL); odd."""
+    freeze: Literal["all", "backbone", "nothing"] = "all"
+    """What of the visual encoder stays as it is (table 9; the paper freezes all of it)."""
+    input_features: Literal["frame_wise", "sign_wise", "light_t"] = "sign_wise"
+    """What the LLM-Adapter reads (table 8); light_t: hidden states of Light-T's encoder."""
+    llm_dir: str = MISSING
+    """Folder with the weights of the LLM, such as mBART, in Hugging Face format."""
+    random_llm: bool = False
+    """Start the LLM from random weights, in the shape of llm_dir's config.json (table 10)."""
+    gradient_checkpointing: bool = False
+    """Compute the LLM's layers again in the backward pass instead of keeping their activations."""
     dropout: float = 0.3
-    """Dropout of mBART (MMTLB)."""
+    """Dropout of the LLM (MMTLB)."""
     attention_dropout: float = 0.1
-    """Dropout of mBART's attention weights (MMTLB)."""
+    """Dropout of the LLM's attention weights (MMTLB)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesConfig:
+    mode: Literal["online", "cached"] = "online"
+    """cached: the frozen encoder runs once over each split and its features are read from disk."""
+    cache_dir: str = ""
+    """Folder of the caches; empty: features/ in the folder that holds the run folder."""
+    num_views: int = 0
+    """Augmented views of a training clip, one an epoch in turn; 0: one that is not augmented."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +131,10 @@ class Stage1OptimConfig:
 class Stage2OptimConfig:
     adapter_learning_rate: float = 1e-3
     """Highest learning rate of the LLM-Adapter; it falls to 0 on a cosine."""
-    mbart_learning_rate: float = 1e-5
-    """Highest learning rate of mBART; it falls to 0 on a cosine."""
+    llm_learning_rate: float = 1e-5
+    """Highest learning rate of the LLM; it falls to 0 on a cosine."""
+    encoder_learning_rate: float = 1e-4
+    """Highest learning rate of what model.freeze leaves to train of the visual encoder."""
     beta1: float = 0.9
     """Adam's decay of the gradient's mean."""
     beta2: float = 0.998
@@ -149,6 +175,8 @@ class TrainConfig:
     """Steps between two rows of training metrics."""
     evaluate_every_steps: int = 0
     """Steps between evaluations on dev; 0: after every epoch. The last step is always evaluated."""
+    ema_decay: float = 0.0
+    """Decay of a moving average of the weights, which is then evaluated and exported; 0: none."""
     max_steps: int = 0
     """Stop after so many optimizer steps, the schedule included; 0: by num_epochs."""
     keep_checkpoints: int = 2
@@ -209,6 +237,7 @@ class Stage2Config:
     data: DataConfig = field(default_factory=DataConfig)
     text: TextConfig = field(default_factory=TextConfig)
     model: TranslatorConfig = field(default_factory=TranslatorConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
     optim: Stage2OptimConfig = field(default_factory=Stage2OptimConfig)
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(
@@ -275,7 +304,7 @@ class SmallMbartConfig:
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
     run_dir: str = MISSING
-    """Run folder; its export/ is a Hugging Face folder that stage 2 loads as mbart_dir."""
+    """Run folder; its export/ is a Hugging Face folder that stage 2 loads as llm_dir."""
     resume: str = "auto"
     """auto: nothing to do where the run folder holds this run, finished; none: train again."""
     seed: int = 1

@@ -86,28 +86,28 @@ class Stage1Model(nn.Module):
 
 
 class Stage2Model(nn.Module):
-    """LLM fine-tuning: LLM-Adapter and mBART, on the features of a frozen visual encoder.
+    """LLM fine-tuning: LLM-Adapter and LLM, on the features of a frozen visual encoder.
 
     Args:
         adapter: The LLM-Adapter.
-        mbart: The pretrained translator.
+        llm: The pretrained translator, mBART in the paper.
         label_smoothing: Probability mass spread over the vocabulary; the paper uses 0.2.
         language_id: Id that every translation starts with.
     """
 
     def __init__(
-        self, adapter: Adapter, mbart: Translator, *, label_smoothing: float, language_id: int
+        self, adapter: Adapter, llm: Translator, *, label_smoothing: float, language_id: int
     ) -> None:
         super().__init__()
         self.adapter = adapter
-        self.mbart = mbart
+        self.llm = llm
         self.label_smoothing = label_smoothing
         self.language_id = language_id
 
     def forward(self, batch: Batch) -> LossSum:
         """Loss of a micro-batch with features."""
         embeds_BTE, mask_BT = self._embed(batch)
-        logits = predict(self.mbart, batch.labels, inputs_embeds=embeds_BTE, attention_mask=mask_BT)
+        logits = predict(self.llm, batch.labels, inputs_embeds=embeds_BTE, attention_mask=mask_BT)
         return translation_loss(logits, batch.targets, label_smoothing=self.label_smoothing)
 
     @torch.no_grad()
@@ -117,7 +117,7 @@ class Stage2Model(nn.Module):
         """Translate a micro-batch with features, as `fla.models.translator.decode` says."""
         embeds_BTE, mask_BT = self._embed(batch)
         return decode(
-            self.mbart,
+            self.llm,
             embeds_BTE,
             mask_BT,
             num_beams=num_beams,

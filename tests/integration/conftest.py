@@ -27,7 +27,7 @@ class TinyCorpus:
         return [
             "launchers/stage2.py",
             f"model.encoder_export={encoder_export}",
-            f"model.mbart_dir={self.mbart}",
+            f"model.llm_dir={self.mbart}",
             *self._both_stages(run_dir),
         ]
 

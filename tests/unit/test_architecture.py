@@ -35,7 +35,7 @@ ROOMS = {
 # From the bottom up: a module imports its own layer and those before it.
 LAYERS = (
     {"fla", "errors"},
-    {"batch", "config", "losses", "progress", "runtime", "sigterm"},
+    {"batch", "config", "losses", "progress", "runtime", "sigterm", "weights"},
     {"data", "metrics", "models", "run_folder", "text"},
     {"checkpoint", "engine", "export", "journal", "optim", "sender", "split", "tracking"},
     {"evaluate", "run", "skipping", "train"},

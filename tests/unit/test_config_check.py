@@ -47,7 +47,7 @@ def stage1(folder: Path, *words: str) -> Stage1Config:
 
 
 def stage2(folder: Path, *words: str) -> Stage2Config:
-    own = [f"model.mbart_dir={folder}/mbart", f"model.encoder_export={folder}/stage1/export"]
+    own = [f"model.llm_dir={folder}/mbart", f"model.encoder_export={folder}/stage1/export"]
     return load_config(Stage2Config, [*common_words(folder, "zero3_bf16.json"), *own, *words])
 
 
@@ -195,7 +195,7 @@ def test_stage2_refuses_an_export_of_stage2(folder):
 
 def test_stage2_without_mbart_names_the_tool_that_makes_one(folder):
     with pytest.raises(ConfigError, match=r"^model\.mbart_dir \(/nope\): .*pretrain_mbart\.py`"):
-        check_stage2(stage2(folder, "model.mbart_dir=/nope"), 1)
+        check_stage2(stage2(folder, "model.llm_dir=/nope"), 1)
 
 
 def test_decoding_needs_the_manifest_of_its_split_only(folder):

@@ -15,6 +15,7 @@ from fla.errors import ConfigError, DataError
 
 ROOT = Path(__file__).parents[2]
 REQUIRED_WORDS = ["run_dir=runs/a", "data.manifest_dir=data/a", "text.tokenizer_dir=tokenizer"]
+STAGE2_WORDS = ["model.encoder_export=export", "model.llm_dir=mbart"]
 
 
 def load_stage1(*words: str) -> Stage1Config:
@@ -259,3 +260,14 @@ def test_other_ranks_leave_the_sentence_to_rank_0_until_it_is_clear_that_they_ar
 def test_errors_of_the_program_keep_their_traceback():
     with pytest.raises(ZeroDivisionError), exit_on_user_error():
         print(1 / 0)
+
+
+def test_a_section_with_a_mode_is_set_by_its_name():
+    config = load_config(Stage2Config, [*REQUIRED_WORDS, *STAGE2_WORDS, "features=cached"])
+
+    assert config.features.mode == "cached"
+
+
+def test_a_wrong_mode_names_the_known_ones():
+    with pytest.raises(ConfigError, match=r"^features\.mode: expected .*cached.*'chached'"):
+        load_config(Stage2Config, [*REQUIRED_WORDS, *STAGE2_WORDS, "features=chached"])
