@@ -194,7 +194,7 @@ def test_stage2_refuses_an_export_of_stage2(folder):
 
 
 def test_stage2_without_mbart_names_the_tool_that_makes_one(folder):
-    with pytest.raises(ConfigError, match=r"^model\.mbart_dir \(/nope\): .*pretrain_mbart\.py`"):
+    with pytest.raises(ConfigError, match=r"^model\.llm_dir \(/nope\): .*pretrain_mbart\.py`"):
         check_stage2(stage2(folder, "model.llm_dir=/nope"), 1)
 
 
