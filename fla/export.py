@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from fla.batch import Batch
 from fla.errors import CheckpointError
 from fla.models.adapters import Adapter
+from fla.models.light_t import build_light_t
+from fla.models.llm import build_llm
 from fla.models.stages import FrozenEncoder, Stage1Model, Stage2Model
-from fla.models.translator import Translator, build_light_t, build_mbart
+from fla.models.translator import Translator
 from fla.models.visual_encoder import VisualEncoder, build_visual_encoder
 from fla.run_folder import write_json
 from fla.text.codec import TextCodec, read_codec
@@ -194,7 +196,7 @@ def load_translator(folder: Path, *, device: str) -> LoadedTranslator:
         )
     exported = _Exported(
         build_visual_encoder(**description.encoder, backbone_weights=""),
-        build_stage2(description, codec, build_mbart(description.translator)),
+        build_stage2(description, codec, build_llm(description.translator)),
     ).to(torch.bfloat16)
     _load_weights(exported, folder)
     exported.to(device).eval()
@@ -232,7 +234,7 @@ def build_stage1(
         dropout=dropout,
         pad_id=codec.pad_id,
         eos_id=codec.eos_id,
-        language_id=codec.language_id,
+        start_id=codec.start_id,
     )
     adapter = Adapter(in_width=description.encoder["sign_width"], out_width=light_t.config.d_model)
     return Stage1Model(
@@ -240,7 +242,7 @@ def build_stage1(
         adapter,
         light_t,
         label_smoothing=label_smoothing,
-        language_id=codec.language_id,
+        start_id=codec.start_id,
     )
 
 
@@ -253,9 +255,7 @@ def build_stage2(
 ) -> Stage2Model:
     """Put the LLM-Adapter before an mBART."""
     adapter = Adapter(in_width=description.encoder["sign_width"], out_width=mbart.config.d_model)
-    return Stage2Model(
-        adapter, mbart, label_smoothing=label_smoothing, language_id=codec.language_id
-    )
+    return Stage2Model(adapter, mbart, label_smoothing=label_smoothing, start_id=codec.start_id)
 
 
 class _Exported(nn.Module):

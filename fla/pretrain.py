@@ -13,8 +13,10 @@ from fla.config.deepspeed import read_deepspeed_config
 from fla.config.schema import PretrainConfig
 from fla.engine import open_engine
 from fla.errors import DataError
+from fla.models.light_t import build_small_mbart
+from fla.models.llm import save_llm
 from fla.models.stages import DenoisingModel
-from fla.models.translator import Translator, build_small_mbart, save_mbart
+from fla.models.translator import Translator
 from fla.optim import build_adamw, cosine_schedule, decay_groups
 from fla.run import is_finished, open_run
 from fla.runtime import Runtime, start_runtime, stop_runtime
@@ -103,7 +105,7 @@ def _train_and_export(config: PretrainConfig, runtime: Runtime) -> None:
         )
         with engine.whole_model() as whole:
             if runtime.is_main:
-                save_mbart(whole.mbart, run.folder.export)
+                save_llm(whole.mbart, run.folder.export)
                 codec.save(run.folder.export)
         run.tracker.log_artifact(run.folder.export, "export")
 
@@ -155,5 +157,5 @@ def _build_mbart(config: PretrainConfig, codec: TextCodec) -> Translator:
         dropout=config.model.dropout,
         pad_id=codec.pad_id,
         eos_id=codec.eos_id,
-        language_id=codec.language_id,
+        start_id=codec.start_id,
     )

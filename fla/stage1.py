@@ -15,7 +15,7 @@ from fla.assembly import corpus_name, describe_export, manifest_hashes, open_par
 from fla.config.schema import Stage1Config, Stage1OptimConfig
 from fla.engine import open_engine
 from fla.export import Description, build_stage1, write_export
-from fla.models.translator import start_from_frequencies
+from fla.models.light_t import start_from_frequencies
 from fla.optim import build_adamw, build_sgd, cosine_schedule, decay_groups
 from fla.run import is_finished, open_run
 from fla.runtime import Runtime, start_runtime, stop_runtime

@@ -14,8 +14,8 @@ from fla.assembly import corpus_name, describe_export, manifest_hashes, open_par
 from fla.config.schema import Stage2Config, Stage2OptimConfig
 from fla.engine import open_engine
 from fla.export import build_stage2, load_visual_encoder, stage2_export_module, write_export
+from fla.models.llm import load_llm, read_llm
 from fla.models.stages import FrozenEncoder, Stage2Model
-from fla.models.translator import describe_mbart, load_mbart
 from fla.optim import build_adamw, cosine_schedule, decay_groups
 from fla.run import is_finished, open_run
 from fla.runtime import Runtime, start_runtime, stop_runtime
@@ -49,18 +49,22 @@ def _train_and_export(config: Stage2Config, runtime: Runtime) -> None:
         encoder = FrozenEncoder(visual_encoder).to(runtime.device)
         digest = encoder.digest()
         torch.manual_seed(config.seed)
-        mbart = load_mbart(
-            Path(config.model.llm_dir),
+        llm_dir = Path(config.model.llm_dir)
+        llm = read_llm(
+            llm_dir,
             dropout=config.model.dropout,
             attention_dropout=config.model.attention_dropout,
-            language_id=parts.codec.language_id,
+            pad_id=parts.codec.pad_id,
+            eos_id=parts.codec.eos_id,
+            start_id=parts.codec.start_id,
             vocab_size=parts.codec.vocab_size,
         )
+        mbart = load_llm(llm_dir, llm)
         description = describe_export(
             config,
             stage=2,
             encoder=encoder_description.encoder,
-            translator=describe_mbart(mbart),
+            translator=llm,
             autocast=parts.deepspeed_config.get("torch_autocast", {}).get("enabled", False),
         )
         model = build_stage2(

@@ -74,7 +74,8 @@ def fill_module(module: nn.Module, weights: Weights, *, dtype: torch.dtype = tor
     """Give a module, also one on the meta device, the weights of a file, in memory of their own.
 
     Args:
-        module: Its parameters are replaced; tied ones stay tied.
+        module: Its parameters are replaced; tied ones stay tied. A buffer that the file lacks
+            stays as it is.
         weights: An open file; tensors that the module does not have are left aside.
         dtype: Of all parameters and floating-point buffers.
 
@@ -88,6 +89,8 @@ def fill_module(module: nn.Module, weights: Weights, *, dtype: torch.dtype = tor
         for name in names:
             set_tensor(module, name, filled)
     for name, buffer in stored_buffers(module):
+        if name not in weights and not buffer.is_meta:
+            continue
         tensor = find_tensor(weights, [name], shape=buffer.shape)
         kind = dtype if buffer.is_floating_point() else buffer.dtype
         set_tensor(module, name, tensor.to(kind, copy=True))

@@ -35,7 +35,7 @@ class Stage1Model(nn.Module):
         adapter: The VL-Adapter.
         light_t: The translator that is thrown away after stage 1.
         label_smoothing: Probability mass spread over the vocabulary; the paper uses 0.2.
-        language_id: Id that every translation starts with.
+        start_id: Id that every translation starts with.
     """
 
     def __init__(
@@ -45,14 +45,14 @@ class Stage1Model(nn.Module):
         light_t: Translator,
         *,
         label_smoothing: float,
-        language_id: int,
+        start_id: int,
     ) -> None:
         super().__init__()
         self.visual_encoder = visual_encoder
         self.adapter = adapter
         self.light_t = light_t
         self.label_smoothing = label_smoothing
-        self.language_id = language_id
+        self.start_id = start_id
 
     def forward(self, batch: Batch) -> LossSum:
         """Loss of a micro-batch with frames."""
@@ -75,7 +75,7 @@ class Stage1Model(nn.Module):
             num_beams=num_beams,
             length_penalty=length_penalty,
             max_new_tokens=max_new_tokens,
-            language_id=self.language_id,
+            start_id=self.start_id,
         )
 
     def _embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -92,17 +92,17 @@ class Stage2Model(nn.Module):
         adapter: The LLM-Adapter.
         llm: The pretrained translator, mBART in the paper.
         label_smoothing: Probability mass spread over the vocabulary; the paper uses 0.2.
-        language_id: Id that every translation starts with.
+        start_id: Id that every translation starts with.
     """
 
     def __init__(
-        self, adapter: Adapter, llm: Translator, *, label_smoothing: float, language_id: int
+        self, adapter: Adapter, llm: Translator, *, label_smoothing: float, start_id: int
     ) -> None:
         super().__init__()
         self.adapter = adapter
         self.llm = llm
         self.label_smoothing = label_smoothing
-        self.language_id = language_id
+        self.start_id = start_id
 
     def forward(self, batch: Batch) -> LossSum:
         """Loss of a micro-batch with features."""
@@ -123,7 +123,7 @@ class Stage2Model(nn.Module):
             num_beams=num_beams,
             length_penalty=length_penalty,
             max_new_tokens=max_new_tokens,
-            language_id=self.language_id,
+            start_id=self.start_id,
         )
 
     def _embed(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,11 @@
-"""Codec: sentences to token ids and back, with mBART's tokenizer.
+"""Codec: sentences to token ids and back, with the tokenizer of mBART or of T5.
 
 The only module that knows the tokenizers of transformers. Their mBART tokenizer has no normalizer
-since version 5, so sentences are normalized here: Unicode NFKC, one space between words.
+since version 5, so sentences are normalized here: Unicode NFKC, one space between words. T5's
+normalizer, which its files hold, finds nothing left to do.
 """
 
 import io
-import json
 import string
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -13,9 +13,10 @@ from pathlib import Path
 
 import sentencepiece
 from torch import Tensor
-from transformers import MBartTokenizer
+from transformers import MBartTokenizer, T5Tokenizer
 
 from fla.errors import CheckpointError, ConfigError, DataError
+from fla.text.tokenizer_files import find_kind
 
 LANGUAGES = (
     "ar_AR",
@@ -52,29 +53,48 @@ _REQUIRED_CHARACTERS = string.ascii_letters + string.digits + string.punctuation
 
 
 class TextCodec:
-    """Sentences of one language to token ids and back.
+    """Sentences to token ids and back.
 
     Args:
-        tokenizer: mBART's, set to `language` on both sides.
-        language: mBART's code of the language.
+        tokenizer: mBART's, set to the language on both sides, or T5's.
+        start_id: Id that every translation starts with: mBART's language, T5's padding.
+        end_ids: What every sentence's ids end with.
     """
 
-    def __init__(self, tokenizer: MBartTokenizer, *, language: str) -> None:
+    def __init__(
+        self,
+        tokenizer: MBartTokenizer | T5Tokenizer,
+        *,
+        start_id: int,
+        end_ids: tuple[int, ...],
+    ) -> None:
         self._tokenizer = tokenizer
         self.vocab_size: int = len(tokenizer)
-        """V: rows that a model's embedding must have."""
+        """V: rows that a model's embedding must have; that of a T5 may have more."""
         self.pad_id: int = tokenizer.pad_token_id
         self.eos_id: int = tokenizer.eos_token_id
-        self.mask_id: int = tokenizer.mask_token_id
-        self.language_id: int = int(tokenizer.lang_code_to_id[language])  # type: ignore[arg-type]
+        self.start_id = start_id
+        self.end_ids = end_ids
         self._control_ids = frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
 
+    @property
+    def mask_id(self) -> int:
+        """Id of `<mask>`.
+
+        Raises:
+            ValueError: The tokenizer is T5's, which has none.
+        """
+        mask_id = self._tokenizer.mask_token_id
+        if mask_id is None:
+            raise ValueError("T5's tokenizer has no <mask>.")
+        return int(mask_id)
+
     def encode(self, sentences: Sequence[str], *, max_tokens: int) -> list[list[int]]:
-        """Turn sentences into ids `tokens </s> language`.
+        """Turn sentences into ids: `tokens </s> language` for mBART, `tokens </s>` for T5.
 
         Args:
             sentences: Any text; it is normalized here.
-            max_tokens: Most ids of a sentence, `</s>` and language included.
+            max_tokens: Most ids of a sentence, those at its end included.
 
         Raises:
             DataError: A sentence has more ids, or spells out a control token such as `</s>`.
@@ -82,7 +102,7 @@ class TextCodec:
         if not sentences:
             return []
         normal = [normalize_sentence(sentence) for sentence in sentences]
-        # The two ids at the end are added here: a change of the tokenizer's template in another
+        # The ids at the end are added here: a change of the tokenizer's template in another
         # version of transformers cannot reach the labels.
         pieces = self._tokenizer(
             normal, add_special_tokens=False, return_attention_mask=False, verbose=False
@@ -94,12 +114,13 @@ class TextCodec:
                     f'The sentence "{_shorten(sentence)}" spells out a control token of the '
                     "tokenizer, such as </s> or en_XX. Take it out of the text."
                 )
-            if len(ids) + 2 > max_tokens:
+            num_tokens = len(ids) + len(self.end_ids)
+            if num_tokens > max_tokens:
                 raise DataError(
-                    f'The sentence "{_shorten(sentence)}" has {len(ids) + 2} tokens, but '
+                    f'The sentence "{_shorten(sentence)}" has {num_tokens} tokens, but '
                     f"max_tokens is {max_tokens}. Raise text.max_tokens, or shorten the sentence."
                 )
-            encoded.append([*ids, self.eos_id, self.language_id])
+            encoded.append([*ids, *self.end_ids])
         return encoded
 
     def decode(self, ids: Tensor) -> list[str]:
@@ -121,37 +142,25 @@ def normalize_sentence(sentence: str) -> str:
 
 
 def read_codec(folder: Path, *, language: str) -> TextCodec:
-    """Read an mBART tokenizer in Hugging Face format from a local folder.
+    """Read a tokenizer of mBART or T5 in Hugging Face format from a local folder.
 
     Args:
-        folder: tokenizer.json, or the sentencepiece.bpe.model of older releases.
-        language: mBART's code of the language, such as `en_XX`.
+        folder: tokenizer.json, or the sentencepiece.bpe.model or spiece.model of older releases.
+        language: mBART's code of the language, such as `en_XX`. T5 has no languages: there it is
+            any word.
 
     Raises:
         ConfigError: mBART has no such language.
-        CheckpointError: No mBART tokenizer is in the folder, or it lacks control tokens.
+        CheckpointError: Neither tokenizer is in the folder, or it lacks control tokens.
     """
-    if language not in LANGUAGES:
-        raise ConfigError(_unknown_language(language))
-    _check_files(folder)
+    kind = find_kind(folder)
     try:
-        tokenizer = MBartTokenizer.from_pretrained(
-            folder, local_files_only=True, src_lang=language, tgt_lang=language
-        )
+        return _read_mbart(folder, language) if kind == "mbart" else _read_t5(folder)
     except (OSError, TypeError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{folder}: the tokenizer does not load ({str(error)[:100]}). Give a folder with an "
-            "mBART tokenizer in Hugging Face format."
+            "mBART or T5 tokenizer in Hugging Face format."
         ) from error
-    # mBART's class adds what a vocabulary lacks behind its end, where the weights have no rows.
-    num_pieces = tokenizer.backend_tokenizer.get_vocab_size(with_added_tokens=False)
-    if num_pieces != len(tokenizer):
-        raise CheckpointError(
-            f"{folder}: the vocabulary has {num_pieces} tokens and lacks "
-            f"{len(tokenizer) - num_pieces} of mBART's control tokens. Keep <s>, <pad>, </s>, "
-            "<unk>, all 25 language codes and <mask> when trimming it."
-        )
-    return TextCodec(tokenizer, language=language)
 
 
 def train_codec(sentences: Iterable[str], *, max_pieces: int, language: str) -> TextCodec:
@@ -188,7 +197,42 @@ def train_codec(sentences: Iterable[str], *, max_pieces: int, language: str) -> 
         ("<mask>", 0.0),
     ]
     tokenizer = MBartTokenizer(vocab=rows, src_lang=language, tgt_lang=language)
-    return TextCodec(tokenizer, language=language)
+    return _mbart_codec(tokenizer, language)
+
+
+def _read_mbart(folder: Path, language: str) -> TextCodec:
+    if language not in LANGUAGES:
+        raise ConfigError(_unknown_language(language))
+    tokenizer = MBartTokenizer.from_pretrained(
+        folder, local_files_only=True, src_lang=language, tgt_lang=language
+    )
+    # mBART's class adds what a vocabulary lacks behind its end, where the weights have no rows.
+    num_pieces = tokenizer.backend_tokenizer.get_vocab_size(with_added_tokens=False)
+    if num_pieces != len(tokenizer):
+        raise CheckpointError(
+            f"{folder}: the vocabulary has {num_pieces} tokens and lacks "
+            f"{len(tokenizer) - num_pieces} of mBART's control tokens. Keep <s>, <pad>, </s>, "
+            "<unk>, all 25 language codes and <mask> when trimming it."
+        )
+    return _mbart_codec(tokenizer, language)
+
+
+def _mbart_codec(tokenizer: MBartTokenizer, language: str) -> TextCodec:
+    language_id = int(tokenizer.lang_code_to_id[language])  # type: ignore[arg-type]
+    # Labels end with the language because mBART's pretraining has it there.
+    return TextCodec(tokenizer, start_id=language_id, end_ids=(tokenizer.eos_token_id, language_id))
+
+
+def _read_t5(folder: Path) -> TextCodec:
+    tokenizer = T5Tokenizer.from_pretrained(folder, local_files_only=True)
+    vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
+    lacking = [token for token in ("<pad>", "</s>", "<unk>") if token not in vocabulary]
+    if lacking:
+        raise CheckpointError(
+            f"{folder}: the vocabulary lacks {', '.join(lacking)} of T5's control tokens. Keep "
+            "<pad>, </s> and <unk> when trimming it."
+        )
+    return TextCodec(tokenizer, start_id=tokenizer.pad_token_id, end_ids=(tokenizer.eos_token_id,))
 
 
 def _learn_pieces(text: list[str], max_pieces: int) -> list[tuple[str, float]]:
@@ -212,26 +256,6 @@ def _learn_pieces(text: list[str], max_pieces: int) -> list[tuple[str, float]]:
     return [
         (learned.id_to_piece(i), learned.get_score(i)) for i in range(3, learned.get_piece_size())
     ]
-
-
-def _check_files(folder: Path) -> None:
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        if (folder / "sentencepiece.bpe.model").is_file():
-            return
-        raise CheckpointError(
-            f"{folder}: there is no tokenizer.json and no sentencepiece.bpe.model, so this is no "
-            "mBART tokenizer. Give the folder of one, such as tools/pretrain_mbart.py makes."
-        )
-    try:
-        model = json.loads(path.read_text(encoding="utf-8"))["model"]["type"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: this is no tokenizer. Restore the file.") from error
-    if model != "Unigram":
-        raise CheckpointError(
-            f"{path}: the tokenizer is of type {model}, mBART's is Unigram. Give the folder of an "
-            "mBART tokenizer."
-        )
 
 
 def _unknown_language(language: str) -> str:

@@ -61,7 +61,7 @@ def ids() -> dict[str, int]:
         "vocab_size": VOCAB_SIZE,
         "pad_id": PAD_ID,
         "eos_id": EOS_ID,
-        "language_id": LANGUAGE_ID,
+        "start_id": LANGUAGE_ID,
     }
 
 
@@ -74,26 +74,26 @@ def build_encoder() -> Any:
 
 def build_stage1() -> nn.Module:
     from fla.models.adapters import Adapter
+    from fla.models.light_t import build_light_t
     from fla.models.stages import Stage1Model
-    from fla.models.translator import build_light_t
 
     encoder = build_encoder()
     light_t = build_light_t(size="tiny", dropout=0.0, **ids())
     adapter = Adapter(in_width=SIGN_WIDTH, out_width=light_t.config.d_model)
-    return Stage1Model(encoder, adapter, light_t, label_smoothing=0.2, language_id=LANGUAGE_ID)
+    return Stage1Model(encoder, adapter, light_t, label_smoothing=0.2, start_id=LANGUAGE_ID)
 
 
 def build_stage2() -> nn.Module:
     from fla.models.adapters import Adapter
+    from fla.models.light_t import build_small_mbart
     from fla.models.stages import Stage2Model
-    from fla.models.translator import build_small_mbart
 
     torch.manual_seed(2)
     mbart = build_small_mbart(
         d_model=64, num_layers=2, num_heads=2, ffn_width=128, dropout=0.0, **ids()
     )
     adapter = Adapter(in_width=SIGN_WIDTH, out_width=64)
-    return Stage2Model(adapter, mbart, label_smoothing=0.2, language_id=LANGUAGE_ID)
+    return Stage2Model(adapter, mbart, label_smoothing=0.2, start_id=LANGUAGE_ID)
 
 
 def train(

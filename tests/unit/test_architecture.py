@@ -29,7 +29,12 @@ ROOMS = {
     "rouge_score": {"fla.metrics"},
     "sacrebleu": {"fla.metrics"},
     "torchvision": {"fla.models.backbone"},
-    "transformers": {"fla.models.translator", "fla.text.codec"},
+    "transformers": {
+        "fla.models.light_t",
+        "fla.models.llm",
+        "fla.models.translator",
+        "fla.text.codec",
+    },
 }
 
 # From the bottom up: a module imports its own layer and those before it.

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 import torch
-from transformers import MBartTokenizer
+from transformers import MBartTokenizer, T5Tokenizer
 
 from fla.errors import CheckpointError, ConfigError, DataError
 from fla.text.codec import LANGUAGES, TextCodec, normalize_sentence, read_codec, train_codec
@@ -41,6 +41,42 @@ def folder(codec: TextCodec, tmp_path: Path) -> Path:
     return tmp_path / "codec"
 
 
+def write_spiece(folder: Path, **config: object) -> sentencepiece.SentencePieceProcessor:
+    """A T5 vocabulary as Google ships it: one SentencePiece model, ids as they are in it."""
+    folder.mkdir(exist_ok=True)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS),
+        model_prefix=str(folder / "spiece"),
+        vocab_size=80,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    (folder / "spiece.vocab").unlink()
+    if config:
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return sentencepiece.SentencePieceProcessor(str(folder / "spiece.model"))
+
+
+# google/mt5-base has these lines, and no tokenizer_class.
+MT5_CONFIG = {
+    "eos_token": "</s>",
+    "unk_token": "<unk>",
+    "pad_token": "<pad>",
+    "extra_ids": 0,
+    "additional_special_tokens": None,
+}
+
+
+@pytest.fixture
+def t5_folder(tmp_path: Path) -> Path:
+    write_spiece(tmp_path / "t5", **MT5_CONFIG)
+    return tmp_path / "t5"
+
+
 def encode(codec: TextCodec, sentence: str) -> list[int]:
     return codec.encode([sentence], max_tokens=500)[0]
 
@@ -52,12 +88,12 @@ def round_trip(codec: TextCodec, sentence: str) -> str:
 def test_labels_end_with_eos_and_the_language(codec: TextCodec):
     ids = encode(codec, "I like it.")
 
-    assert ids[-2:] == [codec.eos_id, codec.language_id]
-    assert not {codec.eos_id, codec.language_id, codec.pad_id} & set(ids[:-2])
+    assert ids[-2:] == [codec.eos_id, codec.start_id]
+    assert not {codec.eos_id, codec.start_id, codec.pad_id} & set(ids[:-2])
 
 
 def test_an_empty_sentence_is_eos_and_the_language(codec: TextCodec):
-    assert encode(codec, "") == [codec.eos_id, codec.language_id]
+    assert encode(codec, "") == [codec.eos_id, codec.start_id]
 
 
 @pytest.mark.parametrize(
@@ -154,8 +190,8 @@ def test_the_sentencepiece_file_of_older_releases_is_read_in_mbarts_layout(tmp_p
 def test_the_language_is_the_callers_and_not_the_folders(codec: TextCodec, folder: Path):
     german = read_codec(folder, language="de_DE")
 
-    assert german.language_id == codec.language_id - 1
-    assert encode(german, "I like it.")[-1] == german.language_id
+    assert german.start_id == codec.start_id - 1
+    assert encode(german, "I like it.")[-1] == german.start_id
 
 
 def test_a_saved_codec_speaks_its_language_in_transformers_too(folder: Path, tmp_path: Path):
@@ -172,7 +208,7 @@ def test_ids_of_a_frozen_tokenizer_never_change():
 
     assert codec.vocab_size == FROZEN_VOCAB_SIZE
     assert (codec.pad_id, codec.eos_id, codec.mask_id) == (1, 2, FROZEN_VOCAB_SIZE - 1)
-    assert codec.language_id == FROZEN_VOCAB_SIZE - 23
+    assert codec.start_id == FROZEN_VOCAB_SIZE - 23
     assert encode(codec, "The cat likes my father's windows, doesn't it?") == FROZEN_IDS
 
 
@@ -218,3 +254,137 @@ def test_too_few_pieces_for_the_characters_are_refused_with_both_numbers():
 def test_no_text_is_refused():
     with pytest.raises(DataError, match="no sentence"):
         train_codec(["", "  "], max_pieces=200, language="en_XX")
+
+
+def test_labels_of_t5_end_with_eos_and_translations_start_with_padding(t5_folder: Path):
+    codec = read_codec(t5_folder, language="de_DE")
+
+    ids = encode(codec, "I like it.")
+
+    assert ids[-1] == codec.eos_id
+    assert not {codec.eos_id, codec.pad_id} & set(ids[:-1])
+    assert (codec.pad_id, codec.eos_id, codec.start_id, codec.end_ids) == (0, 1, 0, (1,))
+    assert encode(codec, "") == [codec.eos_id]
+
+
+def test_t5s_ids_are_those_of_its_sentencepiece_model(tmp_path: Path):
+    pieces = write_spiece(tmp_path, **MT5_CONFIG)
+
+    codec = read_codec(tmp_path, language="en_XX")
+
+    assert codec.vocab_size == pieces.get_piece_size()
+    for sentence in CORPUS[:5]:
+        assert encode(codec, sentence)[:-1] == pieces.encode(sentence)
+        assert round_trip(codec, sentence) == sentence
+
+
+def test_a_t5_without_a_word_on_its_sentinels_has_100_of_them(tmp_path: Path):
+    pieces = write_spiece(tmp_path)
+
+    codec = read_codec(tmp_path, language="en_XX")
+
+    assert codec.vocab_size == pieces.get_piece_size() + 100
+    with pytest.raises(DataError, match="control token"):
+        encode(codec, "the <extra_id_7> cat")
+
+
+def test_a_saved_t5_codec_reads_back_the_same_in_transformers_too(t5_folder: Path, tmp_path: Path):
+    codec = read_codec(t5_folder, language="en_XX")
+    codec.save(tmp_path / "saved")
+
+    back = read_codec(tmp_path / "saved", language="en_XX")
+    theirs = T5Tokenizer.from_pretrained(tmp_path / "saved")
+
+    assert (back.vocab_size, back.start_id, back.end_ids) == (codec.vocab_size, 0, (1,))
+    for sentence in CORPUS[:5]:
+        assert encode(back, sentence) == encode(codec, sentence)
+        assert theirs(sentence)["input_ids"] == encode(codec, sentence)
+
+
+def test_t5_gets_normalized_sentences_and_leaves_unseen_characters_out(t5_folder: Path):
+    codec = read_codec(t5_folder, language="en_XX")
+
+    assert round_trip(codec, "the  \ufb01ne\u00a0\u4e2d cat") == "the fine cat"
+    assert encode(codec, "\uff34he cat") == encode(codec, "The cat")
+
+
+def test_ids_behind_the_tokens_are_left_out(t5_folder: Path):
+    # A T5 has more rows than tokens, so a new one may say such an id.
+    codec = read_codec(t5_folder, language="en_XX")
+    ids = [codec.start_id, *encode(codec, "the cat")[:-1], codec.vocab_size + 7, codec.eos_id, 0]
+
+    assert codec.decode(torch.tensor([ids])) == ["the cat"]
+
+
+def test_too_long_a_sentence_for_t5_is_named_with_its_length(t5_folder: Path):
+    codec = read_codec(t5_folder, language="en_XX")
+    length = len(encode(codec, "I like it."))
+
+    with pytest.raises(DataError, match=rf'"I like it." has {length} tokens, but max_tokens is'):
+        codec.encode(["I like it."], max_tokens=length - 1)
+
+
+def test_t5_takes_any_language_and_has_no_mask(t5_folder: Path):
+    codec = read_codec(t5_folder, language="Deutsche Gebaerdensprache")
+
+    with pytest.raises(ValueError, match="no <mask>"):
+        print(codec.mask_id)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer_config.json", {"tokenizer_class": "T5TokenizerFast"}),
+        ("config.json", {"tokenizer_class": "T5Tokenizer", "model_type": "mt5"}),
+        ("config.json", {"model_type": "umt5"}),
+        ("tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"}),
+    ],
+)
+def test_a_tokenizer_is_known_by_its_class_or_its_model_or_its_file(tmp_path, file, content):
+    write_spiece(tmp_path)
+    (tmp_path / file).write_text(json.dumps(content))
+
+    assert read_codec(tmp_path, language="en_XX").end_ids == (1,)
+
+
+def test_a_name_in_the_config_counts_more_than_the_names_of_files(codec: TextCodec, folder: Path):
+    write_spiece(folder.parent / "other")
+    (folder.parent / "other" / "spiece.model").rename(folder / "spiece.model")
+
+    assert read_codec(folder, language="en_XX").end_ids == codec.end_ids
+
+
+@pytest.mark.parametrize("name", ["MBart50Tokenizer", "NllbTokenizerFast", "BartTokenizer"])
+def test_a_tokenizer_of_another_class_is_refused_by_name(folder: Path, name: str):
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": name}))
+
+    with pytest.raises(CheckpointError, match=f"the tokenizer is a {name.removesuffix('Fast')}"):
+        read_codec(folder, language="en_XX")
+
+
+def test_a_t5_vocabulary_without_its_control_tokens_is_refused(t5_folder: Path, tmp_path: Path):
+    read_codec(t5_folder, language="en_XX").save(tmp_path / "saved")
+    path = tmp_path / "saved" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["model"]["vocab"][1][0] = "other"
+    content["added_tokens"] = []
+    path.write_text(json.dumps(content))
+
+    with pytest.raises(CheckpointError, match=r"lacks </s> of T5's control tokens"):
+        read_codec(tmp_path / "saved", language="en_XX")
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "config.json"])
+def test_a_broken_config_beside_a_tokenizer_is_named(t5_folder: Path, name: str):
+    (t5_folder / name).write_text("{")
+
+    with pytest.raises(CheckpointError, match=rf"{name}: this is no JSON"):
+        read_codec(t5_folder, language="en_XX")
+
+
+def test_a_damaged_sentencepiece_model_is_refused(t5_folder: Path):
+    (t5_folder / "spiece.model").write_bytes(b"\xff\xff no model")
+
+    with pytest.raises(CheckpointError, match="the tokenizer does not load"):
+        read_codec(t5_folder, language="en_XX")

@@ -22,8 +22,9 @@ from fla.export import (
     stage2_export_module,
     write_export,
 )
+from fla.models.light_t import build_small_mbart
+from fla.models.llm import describe_llm
 from fla.models.stages import FrozenEncoder, Stage1Model, Stage2Model
-from fla.models.translator import build_small_mbart, describe_mbart
 from fla.models.visual_encoder import VisualEncoder, build_visual_encoder
 from fla.text.codec import TextCodec, train_codec
 
@@ -85,9 +86,9 @@ def build_tuned(codec: TextCodec) -> tuple[VisualEncoder, Stage2Model, Descripti
         dropout=0.1,
         pad_id=codec.pad_id,
         eos_id=codec.eos_id,
-        language_id=codec.language_id,
+        start_id=codec.start_id,
     )
-    description = replace(STAGE1, stage=2, translator=describe_mbart(mbart))
+    description = replace(STAGE1, stage=2, translator=describe_llm(mbart.config))
     encoder = build_visual_encoder(**ENCODER, backbone_weights="").to(torch.bfloat16)
     model = build_stage2(description, codec, mbart).to(torch.bfloat16)
     return encoder, model.eval(), description

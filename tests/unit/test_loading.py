@@ -101,12 +101,31 @@ def test_frozen_parameters_stay_frozen(tensors: dict[str, Tensor], tmp_path):
     assert speaker.layer.weight.requires_grad
 
 
-@pytest.mark.parametrize("name", ["layer.bias", "words.weight", "bias"])
+@pytest.mark.parametrize("name", ["layer.bias", "words.weight"])
 def test_a_missing_tensor_is_named(tensors: dict[str, Tensor], tmp_path, name: str):
     del tensors[name]
 
     with pytest.raises(CheckpointError, match=rf"safetensors: the weights lack the tensor {name}"):
         fill_module(Speaker(), weights_of(tensors, tmp_path))
+
+
+def test_a_buffer_that_a_file_lacks_stays_as_it_is(tensors: dict[str, Tensor], tmp_path):
+    del tensors["bias"]
+    speaker = Speaker()
+    speaker.bias.fill_(3.0)
+
+    fill_module(speaker, weights_of(tensors, tmp_path))
+
+    assert speaker.bias.tolist() == [[3.0] * 5]
+
+
+def test_a_buffer_without_memory_must_be_in_the_file(tensors: dict[str, Tensor], tmp_path):
+    del tensors["bias"]
+    with torch.device("meta"):
+        speaker = Speaker()
+
+    with pytest.raises(CheckpointError, match="lack the tensor bias"):
+        fill_module(speaker, weights_of(tensors, tmp_path))
 
 
 def test_another_shape_is_refused_with_both(tensors: dict[str, Tensor], tmp_path):

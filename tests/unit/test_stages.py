@@ -8,6 +8,7 @@ from fla.batch import Batch, TextBatch, pad_labels
 from fla.losses import LossSum
 from fla.models import stages
 from fla.models.adapters import Adapter
+from fla.models.light_t import build_light_t, build_small_mbart
 from fla.models.stages import (
     DenoisingModel,
     FrozenEncoder,
@@ -15,7 +16,7 @@ from fla.models.stages import (
     Stage2Model,
     pad_clips,
 )
-from fla.models.translator import Translator, build_light_t, build_small_mbart
+from fla.models.translator import Translator
 from fla.models.visual_encoder import VisualEncoder, build_visual_encoder
 
 LANGUAGE_ID, EOS_ID, PAD_ID, VOCAB_SIZE = 38, 2, 1, 40
@@ -32,7 +33,7 @@ def small_mbart() -> Translator:
         dropout=0.1,
         pad_id=PAD_ID,
         eos_id=EOS_ID,
-        language_id=LANGUAGE_ID,
+        start_id=LANGUAGE_ID,
     )
 
 
@@ -50,17 +51,17 @@ def stage1(encoder: VisualEncoder) -> Stage1Model:
         dropout=0.1,
         pad_id=PAD_ID,
         eos_id=EOS_ID,
-        language_id=LANGUAGE_ID,
+        start_id=LANGUAGE_ID,
     )
     adapter = Adapter(in_width=24, out_width=256)
-    return Stage1Model(encoder, adapter, light_t, label_smoothing=0.2, language_id=LANGUAGE_ID)
+    return Stage1Model(encoder, adapter, light_t, label_smoothing=0.2, start_id=LANGUAGE_ID)
 
 
 @pytest.fixture
 def stage2() -> Stage2Model:
     torch.manual_seed(0)
     adapter = Adapter(in_width=24, out_width=16)
-    return Stage2Model(adapter, small_mbart(), label_smoothing=0.2, language_id=LANGUAGE_ID)
+    return Stage2Model(adapter, small_mbart(), label_smoothing=0.2, start_id=LANGUAGE_ID)
 
 
 def batch_of(

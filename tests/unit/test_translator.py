@@ -1,27 +1,16 @@
-import json
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fla.errors import CheckpointError
-from fla.models.translator import (
+from fla.models.light_t import (
     LightTSize,
-    Translator,
     build_light_t,
-    build_mbart,
     build_small_mbart,
-    decode,
-    describe_mbart,
-    load_mbart,
-    predict,
-    save_mbart,
     start_from_frequencies,
 )
+from fla.models.translator import Translator, decode, predict, restore
 
-LANGUAGE_ID, EOS_ID, PAD_ID, VOCAB_SIZE = 38, 2, 1, 40
+START_ID, EOS_ID, PAD_ID, VOCAB_SIZE = 38, 2, 1, 40
 
 
 @pytest.fixture(scope="module")
@@ -36,28 +25,12 @@ def mbart() -> Translator:
         dropout=0.1,
         pad_id=PAD_ID,
         eos_id=EOS_ID,
-        language_id=LANGUAGE_ID,
+        start_id=START_ID,
     )
     for parameter in mbart.parameters():
         # Larger than at the start of training: the model gets opinions, beams differ.
         parameter.data.mul_(5.0)
     return mbart.eval()
-
-
-@pytest.fixture
-def folder(mbart: Translator, tmp_path: Path) -> Path:
-    save_mbart(mbart, tmp_path / "mbart")
-    return tmp_path / "mbart"
-
-
-def load(folder: Path, *, vocab_size: int = VOCAB_SIZE) -> Translator:
-    return load_mbart(
-        folder,
-        dropout=0.3,
-        attention_dropout=0.1,
-        language_id=LANGUAGE_ID,
-        vocab_size=vocab_size,
-    )
 
 
 def light_t(size: LightTSize, *, vocab_size: int = VOCAB_SIZE, max_positions: int = 1024):
@@ -67,7 +40,7 @@ def light_t(size: LightTSize, *, vocab_size: int = VOCAB_SIZE, max_positions: in
         dropout=0.1,
         pad_id=PAD_ID,
         eos_id=EOS_ID,
-        language_id=LANGUAGE_ID,
+        start_id=START_ID,
         max_positions=max_positions,
     )
 
@@ -85,7 +58,7 @@ def beam_search(model: Translator, inputs: Tensor, mask: Tensor) -> Tensor:
         num_beams=3,
         length_penalty=1.0,
         max_new_tokens=12,
-        language_id=LANGUAGE_ID,
+        start_id=START_ID,
     )
 
 
@@ -109,34 +82,19 @@ def test_light_t_reads_words_by_one_embedding_and_predicts_them_by_another_matri
     assert model.lm_head.weight is not model.model.shared.weight
 
 
-@pytest.mark.parametrize("build", [lambda: light_t("tiny"), lambda: build_mbart(tiny_mbart())])
-def test_every_parameter_gets_a_gradient_from_features(build):
-    model = build()
+def test_every_parameter_gets_a_gradient_from_features():
+    model = light_t("tiny")
     inputs, mask = embeds(2, 5, model.config.d_model)
 
     predict(
         model,
-        torch.tensor([[5, 6, EOS_ID, LANGUAGE_ID], [7, EOS_ID, LANGUAGE_ID, -100]]),
+        torch.tensor([[5, 6, EOS_ID, START_ID], [7, EOS_ID, START_ID, -100]]),
         inputs_embeds=inputs,
         attention_mask=mask,
     ).sum().backward()
 
     assert [name for name, value in model.named_parameters() if value.grad is None] == []
     assert "final_logits_bias" in dict(model.named_buffers())
-
-
-def tiny_mbart() -> dict[str, object]:
-    return {
-        "vocab_size": VOCAB_SIZE,
-        "d_model": 16,
-        "encoder_layers": 1,
-        "decoder_layers": 1,
-        "encoder_ffn_dim": 16,
-        "decoder_ffn_dim": 16,
-        "encoder_attention_heads": 2,
-        "decoder_attention_heads": 2,
-        "decoder_start_token_id": LANGUAGE_ID,
-    }
 
 
 @pytest.mark.parametrize("size", ["tiny", "base"])
@@ -161,7 +119,7 @@ def test_a_new_light_t_can_start_out_with_how_often_tokens_come():
     model = light_t("tiny").eval()
     model.lm_head.weight.data.zero_()
 
-    start_from_frequencies(model, [[5, 6, EOS_ID, LANGUAGE_ID], [5, 7, EOS_ID, LANGUAGE_ID]])
+    start_from_frequencies(model, [[5, 6, EOS_ID, START_ID], [5, 7, EOS_ID, START_ID]])
 
     inputs, mask = embeds(1, 3, 256)
     logits = predict(model, torch.tensor([[5, EOS_ID]]), inputs_embeds=inputs, attention_mask=mask)
@@ -174,13 +132,13 @@ def test_a_new_light_t_can_start_out_with_how_often_tokens_come():
 
 def test_predictions_see_the_language_first_and_no_later_token(mbart: Translator):
     inputs, mask = embeds(1, 5, 16)
-    labels = torch.tensor([[5, 6, 7, EOS_ID, LANGUAGE_ID]])
-    changed = torch.tensor([[5, 6, 9, EOS_ID, LANGUAGE_ID]])
+    labels = torch.tensor([[5, 6, 7, EOS_ID, START_ID]])
+    changed = torch.tensor([[5, 6, 9, EOS_ID, START_ID]])
 
     with torch.no_grad():
         logits = predict(mbart, labels, inputs_embeds=inputs, attention_mask=mask)
         other = predict(mbart, changed, inputs_embeds=inputs, attention_mask=mask)
-        first = mbart(inputs_embeds=inputs, decoder_input_ids=torch.tensor([[LANGUAGE_ID]])).logits
+        first = mbart(inputs_embeds=inputs, decoder_input_ids=torch.tensor([[START_ID]])).logits
 
     torch.testing.assert_close(logits[:, :3], other[:, :3])
     assert not torch.allclose(logits[:, 3], other[:, 3])
@@ -190,7 +148,7 @@ def test_predictions_see_the_language_first_and_no_later_token(mbart: Translator
 def test_a_hypothesis_starts_with_the_language_and_ends_with_eos(mbart: Translator):
     ids = beam_search(mbart, *embeds(4, 6, 16))
 
-    assert ids[:, 0].tolist() == [LANGUAGE_ID] * 4
+    assert ids[:, 0].tolist() == [START_ID] * 4
     for row in ids.tolist():
         behind = row[row.index(EOS_ID) + 1 :]
         assert behind == [PAD_ID] * len(behind)
@@ -207,10 +165,10 @@ def test_the_language_of_a_hypothesis_is_the_callers(mbart: Translator):
         num_beams=2,
         length_penalty=1.0,
         max_new_tokens=4,
-        language_id=LANGUAGE_ID - 1,
+        start_id=START_ID - 1,
     )
 
-    assert ids[:, 0].tolist() == [LANGUAGE_ID - 1] * 2
+    assert ids[:, 0].tolist() == [START_ID - 1] * 2
 
 
 def test_beam_search_in_a_batch_equals_one_by_one(mbart: Translator):
@@ -241,7 +199,7 @@ def test_a_wider_beam_finds_hypotheses_that_are_at_least_as_probable(mbart: Tran
             num_beams=num_beams,
             length_penalty=0.0,
             max_new_tokens=6,
-            language_id=LANGUAGE_ID,
+            start_id=START_ID,
         )
         logits = mbart(inputs_embeds=inputs, decoder_input_ids=ids[:, :-1]).logits
         spoken = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
@@ -261,140 +219,25 @@ def test_a_clip_longer_than_the_positions_is_refused_with_both_numbers():
         beam_search(light_t("tiny", max_positions=8).eval(), *embeds(1, 9, 256))
 
 
-def test_a_saved_mbart_loads_tied_with_equal_logits(mbart: Translator, folder: Path):
-    loaded = load(folder).eval()
+def test_a_new_model_is_the_one_that_its_seed_always_gave(mbart: Translator):
+    torch.manual_seed(0)
+    model = light_t("tiny")
 
-    inputs, mask = embeds(2, 5, 16)
-    labels = torch.tensor([[5, EOS_ID, LANGUAGE_ID], [6, EOS_ID, LANGUAGE_ID]])
+    def total(model: Translator) -> float:
+        return sum(weight.detach().double().sum().item() for weight in model.parameters())
+
+    # Measured before stage 2 knew other LLMs than mBART; a seed must keep its meaning.
+    assert total(model) == pytest.approx(2321.951387280002, abs=1e-3)
+    assert total(mbart) == pytest.approx(1052.2788114225077, abs=1e-3)
+
+
+def test_restoring_reads_words_and_predicts_the_sentence(mbart: Translator):
+    words, mask = torch.tensor([[5, 39, EOS_ID, START_ID]]), torch.ones(1, 4, dtype=torch.int64)
+    labels = torch.tensor([[5, 6, EOS_ID, START_ID]])
+
     with torch.no_grad():
-        expected = predict(mbart, labels, inputs_embeds=inputs, attention_mask=mask)
-        logits = predict(loaded, labels, inputs_embeds=inputs, attention_mask=mask)
-    assert torch.equal(logits, expected)
-    shared = loaded.model.shared.weight
-    assert loaded.lm_head.weight is shared
-    assert loaded.model.encoder.embed_tokens.weight is shared
-    assert loaded.model.decoder.embed_tokens.weight is shared
+        logits = restore(mbart, labels, input_ids=words, attention_mask=mask)
+        looked_up = mbart.model.shared(words)
+        same = predict(mbart, labels, inputs_embeds=looked_up, attention_mask=mask)
 
-
-def test_weights_as_facebook_ships_them_load_too(mbart: Translator, folder: Path):
-    (folder / "model.safetensors").unlink()
-    torch.save(mbart.state_dict(), folder / "pytorch_model.bin")
-
-    loaded = load(folder)
-
-    assert torch.equal(loaded.model.shared.weight, mbart.model.shared.weight)
-    assert loaded.lm_head.weight is loaded.model.shared.weight
-
-
-def test_a_pickle_with_code_is_not_run(folder: Path):
-    (folder / "model.safetensors").unlink()
-    torch.save({"lm_head.weight": Path("/")}, folder / "pytorch_model.bin")
-
-    with pytest.raises(CheckpointError, match="the weights do not load"):
-        load(folder)
-
-
-def test_dropout_is_the_callers_and_not_the_folders(folder: Path):
-    loaded = load(folder)
-
-    assert loaded.model.decoder.layers[0].dropout == 0.3
-    assert loaded.model.encoder.layers[1].self_attn.dropout == 0.1
-
-
-def test_half_precision_weights_load_in_float32(mbart: Translator, tmp_path: Path):
-    save_mbart(mbart, tmp_path)
-    weights = load_file(tmp_path / "model.safetensors")
-    save_file(
-        {name: value.bfloat16() for name, value in weights.items()},
-        tmp_path / "model.safetensors",
-        metadata={"format": "pt"},
-    )
-
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
-
-    assert {p.dtype for p in load(tmp_path).parameters()} == {torch.float32}
-
-
-def test_a_checkpoints_own_generation_settings_are_left_behind(folder: Path):
-    path = folder / "generation_config.json"
-    path.write_text(
-        json.dumps({"num_beams": 2, "max_length": 3, "no_repeat_ngram_size": 1, "bos_token_id": 0})
-    )
-
-    settings = load(folder).generation_config
-
-    assert settings.num_beams is None
-    assert settings.no_repeat_ngram_size is None
-    assert settings.decoder_start_token_id == LANGUAGE_ID
-
-
-def test_a_vocabulary_that_does_not_match_is_refused_with_both_numbers(folder: Path):
-    with pytest.raises(CheckpointError, match=r"vocabulary of 40 tokens, the tokenizer one of 41"):
-        load(folder, vocab_size=41)
-
-
-def test_a_folder_without_config_is_refused(tmp_path: Path):
-    with pytest.raises(CheckpointError, match=r"there is no config\.json"):
-        load(tmp_path / "nowhere")
-
-
-def test_another_kind_of_model_is_refused(folder: Path):
-    (folder / "config.json").write_text('{"model_type": "t5"}')
-
-    with pytest.raises(CheckpointError, match="model_type is 't5', not 'mbart'"):
-        load(folder)
-
-
-@pytest.mark.parametrize("content", ["{", "[]", '{"model_type": "mbart", "d_model": "wide"}'])
-def test_a_broken_config_is_refused(folder: Path, content: str):
-    (folder / "config.json").write_text(content)
-
-    with pytest.raises(CheckpointError, match=r"config\.json: "):
-        load(folder)
-
-
-def test_a_folder_without_weights_is_refused(folder: Path):
-    (folder / "model.safetensors").unlink()
-
-    with pytest.raises(CheckpointError, match="the weights do not load") as caught:
-        load(folder)
-
-    assert "\n" not in str(caught.value)
-
-
-def test_a_cut_off_file_of_weights_is_refused(folder: Path):
-    path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:2000])
-
-    with pytest.raises(CheckpointError, match="the weights do not load"):
-        load(folder)
-
-
-def test_weights_of_another_shape_are_refused(folder: Path):
-    path = folder / "config.json"
-    config = json.loads(path.read_text())
-    path.write_text(json.dumps({**config, "encoder_ffn_dim": 64}))
-
-    with pytest.raises(CheckpointError, match="the weights do not load"):
-        load(folder)
-
-
-def test_weights_with_a_tensor_missing_are_refused(folder: Path):
-    path = folder / "model.safetensors"
-    weights = load_file(path)
-    del weights["model.decoder.layers.1.fc1.weight"]
-    save_file(weights, path, metadata={"format": "pt"})
-
-    with pytest.raises(CheckpointError, match=r"lack 1 tensors .*decoder\.layers\.1\.fc1\.weight"):
-        load(folder)
-
-
-def test_a_described_mbart_can_be_built_again(mbart: Translator):
-    description = json.loads(json.dumps(describe_mbart(mbart)))
-
-    built = build_mbart(description).eval()
-    built.load_state_dict(mbart.state_dict())
-
-    inputs, mask = embeds(2, 5, 16)
-    assert torch.equal(beam_search(built, inputs, mask), beam_search(mbart, inputs, mask))
+    torch.testing.assert_close(logits, same)
