@@ -1,19 +1,22 @@
 """What both stages assemble alike: splits, loaders, schedule, and the way through training."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import nn
+
 from fla.batch import Batch
+from fla.checkpoint import load_checkpoint
 from fla.config.deepspeed import read_deepspeed_config
 from fla.config.schema import Stage1Config, Stage2Config
 from fla.data.loader import EvalLoader, TrainLoader
 from fla.data.skipped import SkippedClips
+from fla.description import Corpus, Description, EncoderShape, Preprocessing
 from fla.engine import Engine
 from fla.evaluate import Evaluator
-from fla.export import Corpus, Description, Preprocessing
 from fla.run import Run
 from fla.run_folder import checkpoint_tag
 from fla.runtime import Runtime
@@ -83,6 +86,7 @@ def train_stage(
     run: Run,
     *,
     prepare: Callable[[Batch], Batch],
+    last_layers: Mapping[str, Sequence[nn.Parameter]],
     config: Stage1Config | Stage2Config,
 ) -> None:
     """Train from where the run stands to its end, and leave the best weights in the engine.
@@ -92,6 +96,7 @@ def train_stage(
         parts: Data and schedule.
         run: Folder, tracker and state.
         prepare: Brings a batch to the device and into the model's form.
+        last_layers: Parameters by part, whose norms are recorded (FLa-LLM, figure 2).
         config: Of the stage.
     """
     evaluator = Evaluator(
@@ -113,7 +118,7 @@ def train_stage(
         return scores.bleu4
 
     if run.checkpoint is not None:
-        engine.load(run.checkpoint)
+        load_checkpoint(engine, run.checkpoint, run_folder=run.folder, runtime=parts.runtime)
     if parts.train_loader.skipped is not None:
         parts.train_loader.skipped.merge(run.state.skipped)
     state = train(
@@ -128,16 +133,18 @@ def train_stage(
         state=run.state,
         seed=config.seed,
         skipped=parts.train_loader.skipped,
+        watched=last_layers,
     )
     if state.best_step is not None and state.best_step != state.step:
-        engine.load(run.folder.checkpoint(state.best_step))
+        best = run.folder.checkpoint(state.best_step)
+        load_checkpoint(engine, best, run_folder=run.folder, runtime=parts.runtime)
 
 
 def describe_export(
     config: Stage1Config | Stage2Config,
     *,
     stage: Literal[1, 2],
-    encoder: dict[str, int],
+    encoder: EncoderShape,
     translator: dict[str, Any],
     autocast: bool,
 ) -> Description:

@@ -2,13 +2,15 @@
 
 import json
 import logging
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import distributed
 
-from fla.engine import Engine
+from fla.engine import Engine, convert_to_universal
 from fla.errors import CheckpointError
 from fla.run_folder import (
     RunFolder,
@@ -18,7 +20,7 @@ from fla.run_folder import (
     newest_complete_checkpoint,
     write_json,
 )
-from fla.runtime import Runtime
+from fla.runtime import Runtime, ask_main
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +62,44 @@ def save_checkpoint(
     return folder
 
 
+def load_checkpoint(
+    engine: Engine, folder: Path, *, run_folder: RunFolder, runtime: Runtime
+) -> None:
+    """Restore a checkpoint, of this number of ranks or of another; every rank calls it.
+
+    Args:
+        engine: Takes weights, optimizer and schedule.
+        folder: Of the checkpoint.
+        run_folder: Has room for the converted copy that other numbers of ranks need for a moment.
+        runtime: Of this rank.
+
+    Raises:
+        CheckpointError: Files are missing or damaged, or another number of ranks wrote them with
+            an optimizer whose state cannot be converted.
+    """
+    saved_world_size = int(_read_state(folder)["world_size"])
+    if saved_world_size == runtime.world_size:
+        engine.load(folder)
+        return
+    converted = run_folder.path / "universal" / folder.name
+    log.info(
+        "%s was saved by %d ranks, this run has %d: converting.",
+        folder, saved_world_size, runtime.world_size,
+    )  # fmt: skip
+    engine.check_convertible(folder)
+    ask_main(runtime, lambda: _convert(folder, converted))
+    engine.load(folder, universal=converted)
+    distributed.barrier()
+    if runtime.is_main:
+        shutil.rmtree(converted.parent)
+
+
+def _convert(folder: Path, converted: Path) -> None:
+    # Remains of a start that was killed.
+    shutil.rmtree(converted.parent, ignore_errors=True)
+    convert_to_universal(folder, converted)
+
+
 def choose_checkpoint(run_folder: RunFolder, resume: str) -> Path | None:
     """The checkpoint that `resume` means: auto, none or a path.
 
@@ -74,25 +114,19 @@ def choose_checkpoint(run_folder: RunFolder, resume: str) -> Path | None:
     return Path(resume)
 
 
-def read_train_state(folder: Path, *, world_size: int, manifests: Mapping[str, str]) -> TrainState:
-    """Read where the run stood.
+def read_train_state(folder: Path, *, manifests: Mapping[str, str]) -> TrainState:
+    """Read where the run stood, whatever the number of ranks.
 
     Args:
         folder: Of the checkpoint.
-        world_size: Ranks of this run.
         manifests: SHA-256 of this run's manifests, by name.
 
     Raises:
-        CheckpointError: Another number of ranks wrote it: each rank holds a shard. Or a manifest
-            has changed since: the rest of the epoch would not be what the first part left.
+        CheckpointError: A manifest has changed since: the rest of the epoch would not be what the
+            first part left.
     """
-    content = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    saved_world_size = content.pop("world_size")
-    if saved_world_size != world_size:
-        raise CheckpointError(
-            f"{folder} was saved by {saved_world_size} ranks, this run has {world_size}. "
-            f"Start {saved_world_size} ranks, or start again with resume=none."
-        )
+    content = _read_state(folder)
+    content.pop("world_size")
     state = TrainState(**content)
     changed = [name for name in manifests if manifests[name] != state.manifests.get(name)]
     if changed:
@@ -102,3 +136,8 @@ def read_train_state(folder: Path, *, world_size: int, manifests: Mapping[str, s
             "Put the former file back, or start again with resume=none."
         )
     return state
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    return content

@@ -1,21 +1,35 @@
-"""DeepSpeed behind a few verbs: forward, backward, step, whole_model, save, load."""
+"""DeepSpeed behind a few verbs: forward, backward, step, weights, whole_model, save, load."""
 
-import copy
 import logging
 import os
+import subprocess
+import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from fla.averaging import MovingAverage
 from fla.errors import CheckpointError
+from fla.models.loading import tied_parameters
 from fla.runtime import Runtime
+from fla.shards import (
+    engine_dtype,
+    fill,
+    gradient_norms,
+    iterate_weights,
+    parameter_norms,
+    shards_weights,
+    skeleton_of,
+    whole_shape,
+)
+from fla.weights import Layout, layouts_of, open_tensors, write_tensors
 
 if not torch.cuda.is_available():
     # What DeepSpeed would find out by itself, with a warning from every process.
@@ -31,6 +45,9 @@ deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 deepspeed_logger.setLevel(logging.WARNING)
 
 
+BUFFERS = "buffers.safetensors"
+
+
 class Engine:
     """A model that DeepSpeed shards and updates.
 
@@ -38,10 +55,19 @@ class Engine:
     the caller divides by what it counted.
     """
 
-    def __init__(self, engine: Any, *, replica: nn.Module | None, runtime: Runtime) -> None:
+    def __init__(
+        self,
+        engine: Any,
+        *,
+        skeleton: nn.Module | None,
+        average: MovingAverage | None,
+        runtime: Runtime,
+    ) -> None:
         self._engine = engine
-        self._replica = replica
+        self._skeleton = skeleton
+        self._average = average
         self._runtime = runtime
+        self._has_masters = bool(engine.bfloat16_enabled())
         self.autocast_dtype: torch.dtype | None = (
             engine.torch_autocast_dtype() if engine.torch_autocast_enabled() else None
         )
@@ -72,13 +98,31 @@ class Engine:
         self._engine.backward(scaled, scale_wrt_gas=False)
 
     def step(self) -> None:
-        """Reduce, clip, update the weights, advance the schedule."""
+        """Reduce, clip, update the weights and their average, advance the schedule."""
         self._engine.step()
+        if self._average is not None:
+            self._average.update()
 
     def grad_norm(self) -> float | None:
         """Norm of the last step's gradient before clipping, where the ZeRO stage computes it."""
         norm = self._engine.get_global_grad_norm()
         return None if norm is None else float(norm)
+
+    def norms(self, parts: Mapping[str, Iterable[nn.Parameter]]) -> dict[str, float]:
+        """Norms of parts of the model, between the last `backward` of a step and `step`.
+
+        Every rank calls it; FLa-LLM's figure 2 shows them for the last layers.
+
+        Args:
+            parts: Parameters by name of the part.
+
+        Returns:
+            `grad_norm/PART`, before clipping, and `param_norm/PART`.
+        """
+        gradients, weights = gradient_norms(parts), parameter_norms(parts)
+        return {f"grad_norm/{name}": value for name, value in gradients.items()} | {
+            f"param_norm/{name}": value for name, value in weights.items()
+        }
 
     def learning_rates(self) -> dict[str, float]:
         """Learning rate that the next step will use, by name of the parameter group."""
@@ -115,43 +159,112 @@ class Engine:
         """The model with all its weights on every rank, in eval mode; every rank enters together.
 
         Under ZeRO-3 the weights are gathered once into a plain replica, so that each rank can
-        decode its own share without lock-step.
+        decode its own share without lock-step. A moving average takes the weights' place.
         """
         self.average_batch_norm()
-        model = self.module if self._replica is None else self._gather_replica(self._replica)
+        model = self.module if self._skeleton is None else self._replicate(self._skeleton)
         model.eval()
         with torch.no_grad(), self.autocast():
             yield model
-        if self._replica is not None:
-            self._replica.to("cpu")
 
-    def _gather_replica(self, replica: nn.Module) -> nn.Module:
-        replica.to(self._runtime.device)
-        targets = dict(replica.named_parameters())
-        for name, parameter in self.module.named_parameters():
-            with deepspeed.zero.GatheredParameters([parameter]), torch.no_grad():
-                targets[name].copy_(parameter)
-        for name, buffer in self.module.named_buffers():
-            replica.get_buffer(name).copy_(buffer)
-        return replica
+    def weights(self, *, masters: bool) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter, whole, one at a time; all ranks iterate together.
+
+        Args:
+            masters: The optimizer's float32 values instead of those that the model computes with.
+
+        Returns:
+            The parameter's first name and a tensor that is valid until the next one is asked for.
+        """
+        if self._average is None:
+            return iterate_weights(self.module, masters=masters and self._has_masters)
+        return ((name, self._average.whole(name)) for name in self._average.names)
+
+    def layouts(self, dtype: torch.dtype) -> dict[str, Layout]:
+        """What `weights` will give, in a type, by name."""
+        return {
+            names[0]: Layout(tuple(whole_shape(parameter)), dtype)
+            for names, parameter in tied_parameters(self.module)
+        }
+
+    def buffers(self) -> dict[str, Tensor]:
+        """The model's buffers, equal on all ranks; every rank calls it."""
+        self.average_batch_norm()
+        return {name: buffer.detach() for name, buffer in self.module.named_buffers()}
+
+    def _replicate(self, skeleton: nn.Module) -> nn.Module:
+        types = {name: parameter.dtype for name, parameter in skeleton.named_parameters()}
+        # The next parameter takes the place of the one that is lent: copy each.
+        tensors = {
+            name: tensor.to(types[name], copy=True) for name, tensor in self.weights(masters=False)
+        }
+        return fill(skeleton, tensors | self.buffers())
 
     def save(self, folder: Path) -> None:
-        """Write weights, optimizer and schedule below `folder`; every rank calls it."""
-        self.average_batch_norm()
-        self._engine.save_checkpoint(str(folder.parent), tag=folder.name, save_latest=False)
+        """Write weights, buffers, average, optimizer and schedule; every rank calls it.
 
-    def load(self, folder: Path) -> None:
+        Raises:
+            CheckpointError: The disk is full, or not to be written to.
+        """
+        buffers = self.buffers()
+        try:
+            self._engine.save_checkpoint(str(folder.parent), tag=folder.name, save_latest=False)
+        except (OSError, RuntimeError) as error:
+            raise _not_written(folder, error) from error
+        if self._runtime.is_main:
+            write_tensors(folder / BUFFERS, layouts_of(buffers), buffers.items())
+        if self._average is not None:
+            self._average.save(folder, rank=self._runtime.rank)
+
+    def check_convertible(self, folder: Path) -> None:
+        """Refuse another number of ranks where the optimizer's state cannot follow.
+
+        Raises:
+            CheckpointError: DeepSpeed converts Adam's state alone.
+        """
+        if not isinstance(self._engine.basic_optimizer, AdamW):
+            raise CheckpointError(
+                f"{folder} was saved by another number of ranks, and only AdamW's state can be "
+                f"converted, not that of {type(self._engine.basic_optimizer).__name__}. Start as "
+                "many ranks as wrote it, or start again with resume=none."
+            )
+
+    def load(self, folder: Path, *, universal: Path | None = None) -> None:
         """Restore what `save` wrote; every rank calls it.
+
+        Args:
+            folder: Of the checkpoint.
+            universal: The same, converted by `convert_to_universal` for another number of ranks;
+                None: as many ranks wrote it as read it.
 
         Raises:
             CheckpointError: DeepSpeed found nothing to load.
         """
-        path, _ = self._engine.load_checkpoint(str(folder.parent), tag=folder.name)
+        source = universal or folder
+        # DeepSpeed reads this switch at every load; a run may load both kinds.
+        self._engine._config.load_universal_checkpoint = universal is not None
+        optimizer = self._engine.optimizer
+        settings = [_settings(group) for group in optimizer.param_groups]
+        path, _ = self._engine.load_checkpoint(str(source.parent), tag=source.name)
         if path is None:
             raise CheckpointError(
                 f"{folder}: DeepSpeed's files are missing. Resume from another checkpoint, "
                 "or start again with resume=none."
             )
+        # From a universal checkpoint ZeRO-3 gives every group the settings of the first one, and
+        # all parameters one counter of steps, which each of them would advance.
+        rates = self._engine.lr_scheduler.get_last_lr()
+        for group, own, rate in zip(optimizer.param_groups, settings, rates, strict=True):
+            group.update(own, lr=rate)
+        for state in self._engine.basic_optimizer.state.values():
+            if torch.is_tensor(state.get("step")):
+                state["step"] = state["step"].clone()
+        # Universal checkpoints have none, and DeepSpeed leaves the model's own without a word.
+        saved = open_tensors(folder / BUFFERS)
+        for name, buffer in self.module.named_buffers():
+            buffer.copy_(saved.tensor(name))
+        if self._average is not None:
+            self._average.load(folder, rank=self._runtime.rank, world_size=self._runtime.world_size)
 
 
 def open_engine(
@@ -161,25 +274,64 @@ def open_engine(
     schedule: Callable[[Optimizer], LRScheduler],
     config: dict[str, Any],
     runtime: Runtime,
+    ema_decay: float = 0.0,
 ) -> Engine:
     """Hand a model, its optimizer and its schedule to DeepSpeed.
 
     Args:
-        module: All ranks must hold the same weights, or at least rank 0 the right ones.
+        module: All ranks hold the same weights, or at least rank 0 the right ones; or sharded ones
+            of `place_weights`.
         optimizer: Over the module's parameters.
         schedule: Makes the learning-rate schedule of an optimizer.
         config: DeepSpeed's configuration, complete, with one micro-batch a step in it: the number
             of micro-batches is given step by step.
         runtime: Of this rank.
+        ema_decay: Decay of the moving average that takes the weights' place in evaluation and
+            export; 0: none.
     """
     # DeepSpeed broadcasts weights as bytes, which it cannot with channels-last ones; channels-last
     # frames alone choose the fast convolutions.
     module.to(runtime.device).to(memory_format=torch.contiguous_format)
-    shards_weights = config.get("zero_optimization", {}).get("stage", 0) == 3
-    dtype = torch.bfloat16 if config.get("bf16", {}).get("enabled", False) else torch.float32
-    # Before initialize, which leaves nothing to copy.
-    replica = copy.deepcopy(module).to("cpu", dtype) if shards_weights else None
+    dtype = engine_dtype(config)
+    # Before initialize, whose additions to the model could not be copied.
+    skeleton = skeleton_of(module, dtype) if shards_weights(config) or ema_decay else None
     engine, *_ = deepspeed.initialize(
         model=module, optimizer=optimizer, lr_scheduler=schedule, config=config
     )
-    return Engine(engine, replica=replica, runtime=runtime)
+    average = MovingAverage(engine.module, decay=ema_decay) if ema_decay else None
+    return Engine(engine, skeleton=skeleton, average=average, runtime=runtime)
+
+
+def convert_to_universal(folder: Path, target: Path) -> None:
+    """Bring a checkpoint into the form that any number of ranks can load; one rank calls it.
+
+    Args:
+        folder: Of the checkpoint, as `Engine.save` wrote it.
+        target: Folder to write to; `latest_universal` is written beside it.
+
+    Raises:
+        CheckpointError: DeepSpeed's converter does not get through.
+    """
+    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal"]
+    command += ["--input_folder", str(folder), "--output_folder", str(target)]
+    command += ["--num_extract_workers", "1", "--num_merge_workers", "1"]
+    # What Megatron writes about its tensor parallelism; without it ZeRO 1 and 2 are refused.
+    command += ["--inject_missing_state"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise CheckpointError(
+            f"{folder} could not be converted for another number of ranks "
+            f"({done.stderr.strip().splitlines()[-1][:200]}). Start as many ranks as wrote it."
+        )
+
+
+def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Weight decay, name and the like of a parameter group."""
+    return {key: value for key, value in group.items() if key not in ("params", "lr")}
+
+
+def _not_written(folder: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{folder}: the checkpoint could not be written ({str(error).splitlines()[0][:200]}). Free "
+        "some space, then resume: the former checkpoints are whole."
+    )

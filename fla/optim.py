@@ -24,19 +24,24 @@ def decay_groups(
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     groups = [
         {
-            "params": [p for p in trained if p.ndim > 1],
+            "params": [p for p in trained if _num_dimensions(p) > 1],
             "lr": learning_rate,
             "weight_decay": weight_decay,
             "name": name,
         },
         {
-            "params": [p for p in trained if p.ndim <= 1],
+            "params": [p for p in trained if _num_dimensions(p) <= 1],
             "lr": learning_rate,
             "weight_decay": 0.0,
             "name": name,
         },
     ]
     return [group for group in groups if group["params"]]
+
+
+def _num_dimensions(parameter: nn.Parameter) -> int:
+    # A shard of ZeRO-3 is flat; DeepSpeed notes the shape of the whole.
+    return len(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def build_sgd(groups: list[dict[str, Any]], *, momentum: float) -> Optimizer:

@@ -45,6 +45,10 @@ FREE_ON_RESUME = (
     "data.on_decode_error",
     "data.max_skipped_fraction",
     "beam.batch_size",
+    "features.mode",
+    "features.cache_dir",
+    "features.encoder_memory_gib",
+    "model.gradient_checkpointing",
     "tracking.uri",
     "tracking.experiment",
     "tracking.pipeline",
@@ -106,7 +110,7 @@ def open_run(
     state = TrainState(manifests=by_name)
     if checkpoint is not None:
         _refuse_changes(config, folder)
-        state = read_train_state(checkpoint, world_size=runtime.world_size, manifests=by_name)
+        state = read_train_state(checkpoint, manifests=by_name)
     # No rank may write before every rank has looked.
     distributed.barrier()
     start_rank_log(folder, runtime.rank)

@@ -12,13 +12,16 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fla.assembly import corpus_name, describe_export, manifest_hashes, open_parts, train_stage
+from fla.build import build_stage1
 from fla.config.schema import Stage1Config, Stage1OptimConfig
+from fla.description import Description, EncoderShape
 from fla.engine import open_engine
-from fla.export import Description, build_stage1, write_export
+from fla.export import stored_tensors, write_export
 from fla.models.light_t import start_from_frequencies
 from fla.optim import build_adamw, build_sgd, cosine_schedule, decay_groups
 from fla.run import is_finished, open_run
 from fla.runtime import Runtime, start_runtime, stop_runtime
+from fla.weights import layouts_of
 
 log = logging.getLogger(__name__)
 
@@ -67,13 +70,26 @@ def _train_and_export(config: Stage1Config, runtime: Runtime) -> None:
             ),
             config=parts.deepspeed_config,
             runtime=runtime,
+            ema_decay=config.train.ema_decay,
         )
         train_stage(
-            engine, parts, run, prepare=lambda batch: batch.to(runtime.device), config=config
+            engine,
+            parts,
+            run,
+            prepare=lambda batch: batch.to(runtime.device),
+            last_layers=model.last_layers(),
+            config=config,
         )
         with engine.whole_model() as whole:
             if runtime.is_main:
-                write_export(run.folder.export, whole, description=description, codec=parts.codec)
+                tensors = stored_tensors(whole)
+                write_export(
+                    run.folder.export,
+                    layouts_of(tensors),
+                    tensors.items(),
+                    description=description,
+                    codec=parts.codec,
+                )
         run.tracker.log_artifact(run.folder.export, "export")
 
 
@@ -81,7 +97,9 @@ def _describe(config: Stage1Config, deepspeed_config: dict[str, Any]) -> Descrip
     return describe_export(
         config,
         stage=1,
-        encoder={"sign_width": config.model.sign_width, "kernel_size": config.model.kernel_size},
+        encoder=EncoderShape(
+            sign_width=config.model.sign_width, kernel_size=config.model.kernel_size
+        ),
         translator={"size": config.model.light_t},
         autocast=deepspeed_config.get("torch_autocast", {}).get("enabled", False),
     )

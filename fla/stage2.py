@@ -1,24 +1,46 @@
 """Stage 2, LLM fine-tuning: assembles the parts and hands them to the training loop.
 
 The visual encoder of stage 1 stays frozen, in bfloat16 and outside of the engine; an adapter puts
-its sign-wise features in the place of mBART's word embeddings, and mBART learns to speak from them
-(FLa-LLM, section 3.2).
+its sign-wise features in the place of the LLM's word embeddings, and the LLM learns to speak from
+them (FLa-LLM, section 3.2). The ablations of tables 8 and 9 read other features and train more.
 """
 
+import logging
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
-from fla.assembly import corpus_name, describe_export, manifest_hashes, open_parts, train_stage
+from fla.assembly import (
+    Parts,
+    corpus_name,
+    describe_export,
+    manifest_hashes,
+    open_parts,
+    train_stage,
+)
+from fla.batch import Batch
+from fla.build import build_encoder, build_stage2
 from fla.config.schema import Stage2Config, Stage2OptimConfig
-from fla.engine import open_engine
-from fla.export import build_stage2, load_visual_encoder, stage2_export_module, write_export
-from fla.models.llm import load_llm, read_llm
-from fla.models.stages import FrozenEncoder, Stage2Model
+from fla.description import Description, EncoderShape
+from fla.engine import Engine, open_engine
+from fla.export import load_encoder, stored_tensors, write_export
+from fla.models.features import FeatureEncoder, FrozenEncoder
+from fla.models.llm import build_llm, read_llm
+from fla.models.loading import fill_buffers, find_tensor
+from fla.models.stages import Stage2Model
+from fla.models.translator import Translator, enable_gradient_checkpointing
 from fla.optim import build_adamw, cosine_schedule, decay_groups
-from fla.run import is_finished, open_run
-from fla.runtime import Runtime, start_runtime, stop_runtime
+from fla.run import Run, is_finished, open_run
+from fla.runtime import Runtime, ask_main, start_runtime, stop_runtime
+from fla.shards import Source, place_weights
+from fla.weights import layouts_of, open_weights
+
+log = logging.getLogger(__name__)
 
 
 def run_stage2(config: Stage2Config) -> None:
@@ -34,6 +56,10 @@ def run_stage2(config: Stage2Config) -> None:
 
 
 def _train_and_export(config: Stage2Config, runtime: Runtime) -> None:
+    torch.manual_seed(config.seed)
+    encoder, shape = _read_encoder(config)
+    to_freeze, trained = encoder.split(config.model.freeze)
+    frozen = None if to_freeze is None else _freeze(to_freeze, config, runtime)
     with (
         open_parts(config, runtime) as parts,
         open_run(
@@ -45,31 +71,14 @@ def _train_and_export(config: Stage2Config, runtime: Runtime) -> None:
             manifests=manifest_hashes(parts),
         ) as run,
     ):
-        visual_encoder, encoder_description = load_visual_encoder(Path(config.model.encoder_export))
-        encoder = FrozenEncoder(visual_encoder).to(runtime.device)
-        digest = encoder.digest()
-        torch.manual_seed(config.seed)
-        llm_dir = Path(config.model.llm_dir)
-        llm = read_llm(
-            llm_dir,
-            dropout=config.model.dropout,
-            attention_dropout=config.model.attention_dropout,
-            pad_id=parts.codec.pad_id,
-            eos_id=parts.codec.eos_id,
-            start_id=parts.codec.start_id,
-            vocab_size=parts.codec.vocab_size,
-        )
-        mbart = load_llm(llm_dir, llm)
         description = describe_export(
             config,
             stage=2,
-            encoder=encoder_description.encoder,
-            translator=llm,
+            encoder=shape,
+            translator=_read_llm(config, parts),
             autocast=parts.deepspeed_config.get("torch_autocast", {}).get("enabled", False),
         )
-        model = build_stage2(
-            description, parts.codec, mbart, label_smoothing=config.train.label_smoothing
-        )
+        model = _build_model(config, description, parts, trained)
         engine = open_engine(
             model,
             optimizer=_build_optimizer(model, config.optim),
@@ -78,38 +87,140 @@ def _train_and_export(config: Stage2Config, runtime: Runtime) -> None:
             ),
             config=parts.deepspeed_config,
             runtime=runtime,
+            ema_decay=config.train.ema_decay,
         )
+        digest = None if frozen is None else frozen.digest()
         train_stage(
             engine,
             parts,
             run,
-            prepare=lambda batch: encoder(batch.to(runtime.device)),
+            prepare=lambda batch: _prepare(batch.to(runtime.device), frozen),
+            last_layers=model.last_layers(),
             config=config,
         )
-        if encoder.digest() != digest:
-            raise RuntimeError("The frozen visual encoder changed while mBART was trained.")
-        with engine.whole_model() as whole:
-            if runtime.is_main:
-                exported = stage2_export_module(visual_encoder, whole)
-                write_export(
-                    run.folder.export, exported, description=description, codec=parts.codec
-                )
-        run.tracker.log_artifact(run.folder.export, "export")
+        if frozen is not None and frozen.digest() != digest:
+            raise RuntimeError("The frozen visual encoder changed while the LLM was trained.")
+        _export(config, description, parts, run, engine, frozen)
+
+
+def _read_encoder(config: Stage2Config) -> tuple[FeatureEncoder, EncoderShape]:
+    """The encoder of stage 1 as far as its features are read, or a new one."""
+    model = config.model
+    if model.encoder_export:
+        return load_encoder(Path(model.encoder_export), input_features=model.input_features)
+    if not model.backbone_weights:
+        log.info("The backbone starts from random weights: model.backbone_weights is empty.")
+    shape = EncoderShape(
+        sign_width=model.sign_width,
+        kernel_size=model.kernel_size,
+        input_features=model.input_features,
+    )
+    return build_encoder(shape, backbone_weights=model.backbone_weights), shape
+
+
+def _freeze(encoder: FeatureEncoder, config: Stage2Config, runtime: Runtime) -> FrozenEncoder:
+    frozen = FrozenEncoder(encoder, memory_gib=config.features.encoder_memory_gib)
+    return frozen.to(runtime.device)
+
+
+def _prepare(batch: Batch, frozen: FrozenEncoder | None) -> Batch:
+    return batch if frozen is None or batch.frames is None else frozen(batch)
+
+
+def _read_llm(config: Stage2Config, parts: Parts) -> dict[str, Any]:
+    return read_llm(
+        Path(config.model.llm_dir),
+        dropout=config.model.dropout,
+        attention_dropout=config.model.attention_dropout,
+        pad_id=parts.codec.pad_id,
+        eos_id=parts.codec.eos_id,
+        start_id=parts.codec.start_id,
+        vocab_size=parts.codec.vocab_size,
+    )
+
+
+def _build_model(
+    config: Stage2Config, description: Description, parts: Parts, trained: FeatureEncoder | None
+) -> Stage2Model:
+    """The model with its weights, sharded where the engine shards them."""
+    source: Source
+    if config.model.random_llm:
+        llm, source = build_llm(description.translator), _no_tensor
+    else:
+        llm, source = _open_llm(Path(config.model.llm_dir), description.translator, parts.runtime)
+    if config.model.gradient_checkpointing:
+        enable_gradient_checkpointing(llm)
+    model = build_stage2(
+        description, parts.codec, trained, llm, label_smoothing=config.train.label_smoothing
+    )
+    place_weights(model, source, config=parts.deepspeed_config, runtime=parts.runtime)
+    return model
+
+
+def _open_llm(
+    folder: Path, description: dict[str, Any], runtime: Runtime
+) -> tuple[Translator, Source]:
+    """The LLM without weights, and where a stage-2 model finds them."""
+    weights = open_weights(folder)
+    # Once for all ranks: it reads the whole file.
+    ask_main(runtime, weights.check)
+    with torch.device("meta"):
+        llm = build_llm(description)
+    fill_buffers(llm, weights, dtype=torch.float32)
+
+    def read(names: Sequence[str], shape: Sequence[int]) -> Tensor:
+        return find_tensor(weights, [name.removeprefix("llm.") for name in names], shape=shape)
+
+    return llm, read
+
+
+def _no_tensor(names: Sequence[str], shape: Sequence[int]) -> Tensor:
+    raise AssertionError(f"{names[0]} has no weights and no file to read them from.")
 
 
 def _build_optimizer(model: Stage2Model, optim: Stage2OptimConfig) -> Optimizer:
+    parts = [
+        ("adapter", model.adapter, optim.adapter_learning_rate),
+        ("llm", model.llm, optim.llm_learning_rate),
+    ]
+    if model.encoder is not None:
+        parts.append(("encoder", model.encoder, optim.encoder_learning_rate))
     groups = [
-        *decay_groups(
-            [model.adapter],
-            learning_rate=optim.adapter_learning_rate,
-            weight_decay=optim.weight_decay,
-            name="adapter",
-        ),
-        *decay_groups(
-            [model.llm],
-            learning_rate=optim.llm_learning_rate,
-            weight_decay=optim.weight_decay,
-            name="llm",
-        ),
+        group
+        for name, module, learning_rate in parts
+        for group in decay_groups(
+            [module], learning_rate=learning_rate, weight_decay=optim.weight_decay, name=name
+        )
     ]
     return build_adamw(groups, betas=(optim.beta1, optim.beta2))
+
+
+def _export(
+    config: Stage2Config,
+    description: Description,
+    parts: Parts,
+    run: Run,
+    engine: Engine,
+    frozen: FrozenEncoder | None,
+) -> None:
+    """Write adapter, LLM and encoder, a tensor at a time; every rank gathers along."""
+    dtype = getattr(torch, config.model.export_dtype)
+    weights = (
+        (name, tensor.to(dtype)) for name, tensor in engine.weights(masters=dtype is torch.float32)
+    )
+    rest = engine.buffers()
+    if frozen is not None:
+        # Bit by bit what it was in training.
+        rest |= stored_tensors(frozen)
+    if parts.runtime.is_main:
+        write_export(
+            run.folder.export,
+            engine.layouts(dtype) | layouts_of(rest),
+            chain(rest.items(), weights),
+            description=description,
+            codec=parts.codec,
+        )
+    else:
+        for _ in weights:
+            pass
+    run.tracker.log_artifact(run.folder.export, "export")

@@ -3,13 +3,14 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from fla.batch import Step
 from fla.checkpoint import TrainState, save_checkpoint
@@ -79,6 +80,7 @@ def train(
     state: TrainState,
     seed: int,
     skipped: SkippedClips | None = None,
+    watched: Mapping[str, Sequence[nn.Parameter]] = MappingProxyType({}),
 ) -> TrainState:
     """Train from `state` to the end of the schedule.
 
@@ -95,6 +97,7 @@ def train(
         state: Where to begin.
         seed: Of dropout.
         skipped: Takes the clips that the loader leaves out; None: it leaves none out.
+        watched: Parameters by name of the part whose norms go into each row of metrics.
 
     Raises:
         FlaError: The loss is no longer a number, or too many clips do not decode.
@@ -109,15 +112,18 @@ def train(
             state = replace(state, step=state.step + 1)
             # Dropout depends on the step alone, so a resumed run draws what this one would have.
             torch.manual_seed(_step_seed(seed, state.step, runtime.rank))
-            window.add(_take_step(engine, step, prepare), step)
             is_last = state.step == schedule.num_steps
-            if state.step % schedule.log_every_steps == 0 or is_last:
+            is_logged = state.step % schedule.log_every_steps == 0 or is_last
+            nats, norms = _take_step(engine, step, prepare, watched if is_logged else {})
+            window.add(nats, step)
+            if is_logged:
                 sums = window.sum_over_ranks(skipped)
                 if skipped is not None and sums.num_new_skipped:
                     share_skipped(skipped, run_folder=run_folder, tracker=tracker, runtime=runtime)
                     state = replace(state, skipped=skipped.all)
                 metrics = window.close(sums, engine, loader)
                 _stop_unless_finite(metrics, state.step)
+                metrics |= {f"train/{name}": value for name, value in norms.items()}
                 if skipped is not None:
                     metrics["train/skipped_clips"] = float(len(state.skipped))
                 metrics["train/epoch"] = state.step / loader.num_steps
@@ -142,15 +148,22 @@ def _steps_from(loader: Loader, done: int, num_steps: int) -> Iterator[Step[Any]
                 return
 
 
-def _take_step(engine: Engine, step: Step[Any], prepare: Callable[[Any], Any]) -> Tensor:
+def _take_step(
+    engine: Engine,
+    step: Step[Any],
+    prepare: Callable[[Any], Any],
+    watched: Mapping[str, Sequence[nn.Parameter]],
+) -> tuple[Tensor, dict[str, float]]:
+    """Nats of this rank's share, and the norms of what is watched."""
     nats = torch.zeros(())
     last = len(step.micro_batches) - 1
     for index, micro_batch in enumerate(step.micro_batches):
         loss = engine(prepare(micro_batch))
         engine.backward(loss.nats, num_tokens=step.num_tokens, is_last=index == last)
         nats = nats.to(loss.nats.device) + loss.nats.detach()
+    norms = engine.norms(watched) if watched else {}
     engine.step()
-    return nats
+    return nats, norms
 
 
 def _evaluate_and_save(

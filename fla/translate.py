@@ -8,8 +8,9 @@ from fla.config.schema import BeamConfig
 from fla.data.decode.video import in_range, probe_video
 from fla.data.pipeline import ClipPipeline, ClipRequest
 from fla.data.sampling import centre_warp, choose_frames, choose_stride
+from fla.description import Preprocessing
 from fla.errors import DataError
-from fla.export import Preprocessing, load_translator
+from fla.export import load_translator
 from fla.runtime import find_device
 
 

@@ -55,8 +55,6 @@ class Layout(NamedTuple):
 
 
 class _File(Protocol):
-    def keys(self) -> Iterable[str]: ...
-
     def get_tensor(self, name: str) -> Tensor: ...
 
 
@@ -91,6 +89,21 @@ class Weights:
             KeyError: There is no such tensor.
         """
         return self._files[name].get_tensor(name)
+
+    def renamed(self, prefixes: Mapping[str, str]) -> "Weights":
+        """The same tensors under other names, those alone that have one of the prefixes.
+
+        Args:
+            prefixes: Beginning of the names here, by what takes its place.
+        """
+        names = {
+            new + name.removeprefix(old): name
+            for new, old in prefixes.items()
+            for name in self._files
+            if name.startswith(old)
+        }
+        files = {new: _Renamed(self._files[name], name) for new, name in names.items()}
+        return Weights(self.path, files)
 
     def check(self) -> None:
         """Read everything once and compare with the checksums, where the files have them.
@@ -245,14 +258,21 @@ def _digest(tensor: Tensor) -> str:
     return hashlib.sha256(_bytes(tensor)).hexdigest()
 
 
+class _Renamed:
+    """One tensor of a file under another name."""
+
+    def __init__(self, file: _File, name: str) -> None:
+        self._file, self._name = file, name
+
+    def get_tensor(self, name: str) -> Tensor:
+        return self._file.get_tensor(self._name)
+
+
 class _Pickled:
     """Tensors of a PyTorch file whose pages are mapped, not read."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._tensors = tensors
-
-    def keys(self) -> Iterable[str]:
-        return self._tensors.keys()
 
     def get_tensor(self, name: str) -> Tensor:
         return self._tensors[name]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fla.config.deepspeed import read_deepspeed_config
+from fla.config.modes import bf16_parameters, broken_modes
 from fla.config.ranges import out_of_range
 from fla.config.schema import (
     DataConfig,
@@ -20,6 +21,7 @@ from fla.config.schema import (
     Stage1Config,
     Stage2Config,
     TrainConfig,
+    TranslatorConfig,
 )
 from fla.errors import ConfigError
 
@@ -47,7 +49,7 @@ def check_stage1(config: Stage1Config, world_size: int | None = None) -> None:
         *_broken_encoder(config.model),
         *_broken_batches(config.train, _world_size(world_size)),
         *_broken_deepspeed(config, _world_size(world_size)),
-        *_bf16_parameters(config.deepspeed),
+        *bf16_parameters(config.deepspeed, "stage 1 cannot run with it", "zero1_autocast.json"),
     )
 
 
@@ -59,10 +61,8 @@ def check_stage2(config: Stage2Config, world_size: int | None = None) -> None:
         *_broken_manifests(config.data.manifest_dir, SPLITS),
         *_missing_tokenizer(config.text.tokenizer_dir),
         *_missing_llm(config.model.llm_dir),
-        *_broken_export(
-            "model.encoder_export", config.model.encoder_export, command="launchers/stage1.py"
-        ),
-        *_wrong_stage(config.model.encoder_export),
+        *_broken_source(config.model),
+        *broken_modes(config),
         *_broken_batches(config.train, _world_size(world_size)),
         *_broken_deepspeed(config, _world_size(world_size)),
     )
@@ -138,11 +138,33 @@ def _broken_data(data: DataConfig) -> Iterator[str]:
 def _broken_encoder(model: EncoderConfig) -> Iterator[str]:
     if model.kernel_size % 2 == 0:
         yield f"model.kernel_size ({model.kernel_size}) must be odd, to keep a clip's length."
-    if model.backbone_weights and not Path(model.backbone_weights).is_file():
+    yield from _broken_backbone(model.backbone_weights)
+
+
+def _broken_backbone(weights: str) -> Iterator[str]:
+    if weights and not Path(weights).is_file():
         yield (
-            f"model.backbone_weights ({model.backbone_weights}): there is no such file. Give a "
+            f"model.backbone_weights ({weights}): there is no such file. Give a "
             "torchvision ResNet-18 (.pth or .safetensors), or leave it empty for random weights."
         )
+
+
+def _broken_source(model: TranslatorConfig) -> Iterator[str]:
+    """Where the visual encoder of stage 2 comes from: stage 1, or ImageNet."""
+    if not model.encoder_export:
+        yield from _broken_backbone(model.backbone_weights)
+        if model.kernel_size % 2 == 0:
+            yield f"model.kernel_size ({model.kernel_size}) must be odd, to keep a clip's length."
+        return
+    if model.backbone_weights:
+        yield (
+            "model.backbone_weights and model.encoder_export are both given. Leave the first empty "
+            "to go on from stage 1, or set model.encoder_export= to train end to end."
+        )
+    yield from _broken_export(
+        "model.encoder_export", model.encoder_export, command="launchers/stage1.py"
+    )
+    yield from _wrong_stage(model.encoder_export)
 
 
 def _broken_batches(train: TrainConfig, world_size: int) -> Iterator[str]:
@@ -237,16 +259,3 @@ def _broken_json(path: str, **numbers: Any) -> Iterator[str]:
         read_deepspeed_config(Path(path), **numbers, has_gpu=True)
     except ConfigError as error:
         yield from str(error).splitlines()
-
-
-def _bf16_parameters(path: str) -> Iterator[str]:
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        has_bf16 = content["bf16"]["enabled"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return
-    if has_bf16:
-        yield (
-            f"{path}: bf16 casts the weights but not BatchNorm's statistics, so stage 1 cannot "
-            "run with it. Use ds_configs/zero1_autocast.json."
-        )

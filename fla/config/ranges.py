@@ -80,7 +80,7 @@ RANGES: dict[type[Any], dict[str, Range]] = {
         "dropout": FRACTION,
         "attention_dropout": FRACTION,
     },
-    FeaturesConfig: {"num_views": NOT_NEGATIVE},
+    FeaturesConfig: {"num_views": NOT_NEGATIVE, "encoder_memory_gib": POSITIVE},
     Stage1OptimConfig: {
         "learning_rate": POSITIVE,
         "momentum": FRACTION,

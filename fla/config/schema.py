@@ -89,6 +89,8 @@ class TranslatorConfig:
     """What of the visual encoder stays as it is (table 9; the paper freezes all of it)."""
     input_features: Literal["frame_wise", "sign_wise", "light_t"] = "sign_wise"
     """What the LLM-Adapter reads (table 8); light_t: hidden states of Light-T's encoder."""
+    export_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Type of the exported weights; float32: the optimizer's, where the model has bfloat16."""
     llm_dir: str = MISSING
     """Folder with the weights of the LLM, such as mBART, in Hugging Face format."""
     random_llm: bool = False
@@ -107,6 +109,8 @@ class FeaturesConfig:
     """cached: the frozen encoder runs once over each split and its features are read from disk."""
     cache_dir: str = ""
     """Folder of the caches; empty: features/ in the folder that holds the run folder."""
+    encoder_memory_gib: float = 0.5
+    """Bound of what a pass of the frozen encoder's backbone holds."""
     num_views: int = 0
     """Augmented views of a training clip, one an epoch in turn; 0: one that is not augmented."""
 

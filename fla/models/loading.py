@@ -88,6 +88,11 @@ def fill_module(module: nn.Module, weights: Weights, *, dtype: torch.dtype = tor
         filled = nn.Parameter(tensor.to(dtype, copy=True), requires_grad=parameter.requires_grad)
         for name in names:
             set_tensor(module, name, filled)
+    fill_buffers(module, weights, dtype=dtype)
+
+
+def fill_buffers(module: nn.Module, weights: Weights, *, dtype: torch.dtype) -> None:
+    """Give a module the buffers of a file; arguments and error as of `fill_module`."""
     for name, buffer in stored_buffers(module):
         if name not in weights and not buffer.is_meta:
             continue

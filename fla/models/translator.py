@@ -16,7 +16,7 @@ import warnings
 from typing import Any, TypeAlias, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from fla.batch import IGNORE_INDEX
@@ -112,6 +112,13 @@ def decode(
         synced_gpus=False,
     )
     return ids
+
+
+def last_layer(model: Translator) -> list[nn.Parameter]:
+    """Parameters of the decoder's last layer."""
+    decoder = cast(Any, model).get_decoder()
+    layers = decoder.layers if hasattr(decoder, "layers") else decoder.block
+    return [*layers[-1].parameters()]
 
 
 def set_generation(model: Translator, start_id: int) -> None:

@@ -93,7 +93,7 @@ def build_stage2() -> nn.Module:
         d_model=64, num_layers=2, num_heads=2, ffn_width=128, dropout=0.0, **ids()
     )
     adapter = Adapter(in_width=SIGN_WIDTH, out_width=64)
-    return Stage2Model(adapter, mbart, label_smoothing=0.2, start_id=LANGUAGE_ID)
+    return Stage2Model(None, adapter, mbart, label_smoothing=0.2, start_id=LANGUAGE_ID)
 
 
 def train(
@@ -147,9 +147,10 @@ def take_step(engine: Any, batches: list[Any], prepare: Callable[[Any], Any]) ->
 
 
 def train_stage2() -> Trained:
-    from fla.models.stages import FrozenEncoder
+    from fla.models.features import FrozenEncoder, build_feature_encoder
 
-    encoder = FrozenEncoder(build_encoder())
+    whole = build_feature_encoder(build_encoder(), input_features="sign_wise", light_t=None)
+    encoder = FrozenEncoder(whole)
     before = encoder.digest()
     # As everyone does to a model before training.
     encoder.train()

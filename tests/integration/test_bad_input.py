@@ -36,13 +36,16 @@ def expect_sentence(
 @pytest.fixture
 def stage1_export(corpus, tmp_path) -> Path:
     """An export of a stage 1 that has learned nothing: enough to start from."""
-    from fla.export import Corpus, Description, Preprocessing, build_stage1, write_export
+    from fla.build import build_stage1
+    from fla.description import Corpus, Description, EncoderShape, Preprocessing
+    from fla.export import stored_tensors, write_export
     from fla.text.codec import read_codec
+    from fla.weights import layouts_of
 
     codec = read_codec(corpus.mbart, language="en_XX")
     description = Description(
         stage=1,
-        encoder={"sign_width": 32, "kernel_size": 3},
+        encoder=EncoderShape(sign_width=32, kernel_size=3),
         translator={"size": "tiny"},
         language="en_XX",
         max_tokens=150,
@@ -51,7 +54,8 @@ def stage1_export(corpus, tmp_path) -> Path:
         corpus=Corpus(manifest_dir=str(corpus.manifests), video_root=""),
     )
     folder = tmp_path / "stage1" / "export"
-    write_export(folder, build_stage1(description, codec), description=description, codec=codec)
+    tensors = stored_tensors(build_stage1(description, codec))
+    write_export(folder, layouts_of(tensors), tensors.items(), description=description, codec=codec)
     return folder
 
 

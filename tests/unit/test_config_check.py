@@ -222,7 +222,7 @@ def test_broken_rule_of_pretraining_gets_its_sentence(folder, word, sentence):
 
 
 def test_format_of_an_export_is_the_one_that_is_written():
-    from fla.export import FORMAT
+    from fla.description import FORMAT
 
     assert FORMAT == EXPORT_FORMAT
 
@@ -233,3 +233,66 @@ def test_micro_batch_of_no_sentence_gets_its_sentence_like_any_other(folder):
 
     with pytest.raises(ConfigError, match=r"^train\.micro_batch_size \(0\) must be at least 1\.$"):
         check_stage1(broken, 1)
+
+
+END_TO_END = "model.encoder_export="
+IMAGENET = "model.backbone_weights={folder}/resnet18.pth"
+AUTOCAST = "deepspeed=ds_configs/zero2_autocast.json"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["features=cached"],
+        ["model.input_features=frame_wise"],
+        ["model.input_features=light_t", "features=cached"],
+        ["model.freeze=backbone", AUTOCAST],
+        ["model.freeze=nothing", AUTOCAST],
+        ["model.freeze=nothing", "model.input_features=frame_wise", AUTOCAST],
+        ["model.freeze=nothing", "model.input_features=light_t", AUTOCAST],
+        [END_TO_END, IMAGENET, "model.freeze=nothing", AUTOCAST],
+        [END_TO_END, IMAGENET, "model.freeze=backbone", AUTOCAST],
+        [END_TO_END, IMAGENET, "model.input_features=frame_wise", "features=cached"],
+        [END_TO_END, "model.freeze=nothing", AUTOCAST],
+    ],
+)
+def test_ablations_that_make_sense_are_accepted(folder, words):
+    write(folder / "resnet18.pth", "")
+
+    check_stage2(stage2(folder, *(word.format(folder=folder) for word in words)), 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["model.freeze=backbone", "features=cached", AUTOCAST], "features=cached with model.f"),
+        (
+            ["model.freeze=backbone", "model.input_features=frame_wise", AUTOCAST],
+            "the backbone is all that gives frame-wise features",
+        ),
+        (["model.freeze=nothing"], r"zero3_bf16\.json: .*model\.freeze=nothing cannot run with it"),
+        ([IMAGENET], "model.backbone_weights and model.encoder_export are both given"),
+        ([END_TO_END, IMAGENET], "the local temporal module would stay random"),
+        (
+            [
+                END_TO_END,
+                IMAGENET,
+                "model.freeze=nothing",
+                "model.input_features=light_t",
+                AUTOCAST,
+            ],
+            "Light-T is trained in stage 1",
+        ),
+        ([END_TO_END, "model.freeze=backbone", AUTOCAST], "the backbone would stay random"),
+        (
+            [END_TO_END, "model.input_features=frame_wise"],
+            "model.freeze=all without model.encoder_export and model.backbone_weights",
+        ),
+    ],
+)
+def test_ablations_that_contradict_themselves_are_refused_by_name(folder, words, sentence):
+    write(folder / "resnet18.pth", "")
+
+    with pytest.raises(ConfigError, match=sentence):
+        check_stage2(stage2(folder, *(word.format(folder=folder) for word in words)), 1)

@@ -1,34 +1,26 @@
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from fla.batch import Batch, pad_labels
+from fla.build import build_encoder, build_stage1, build_stage2
+from fla.description import Corpus, Description, EncoderShape, Preprocessing, read_description
 from fla.errors import CheckpointError
-from fla.export import (
-    WEIGHTS,
-    Corpus,
-    Description,
-    Preprocessing,
-    build_stage1,
-    build_stage2,
-    load_translator,
-    load_visual_encoder,
-    read_description,
-    stage2_export_module,
-    write_export,
-)
+from fla.export import load_encoder, load_translator, stored_tensors, write_export
+from fla.models.features import FrozenEncoder
 from fla.models.light_t import build_small_mbart
 from fla.models.llm import describe_llm
-from fla.models.stages import FrozenEncoder, Stage1Model, Stage2Model
-from fla.models.visual_encoder import VisualEncoder, build_visual_encoder
+from fla.models.stages import Stage1Model, Stage2Model
 from fla.text.codec import TextCodec, train_codec
+from fla.weights import SAFETENSORS, layouts_of
 
-ENCODER = {"sign_width": 24, "kernel_size": 3}
+ENCODER = EncoderShape(sign_width=24, kernel_size=3)
 STAGE1 = Description(
     stage=1,
     encoder=ENCODER,
@@ -69,13 +61,19 @@ def stage1(codec: TextCodec, batch: Batch) -> Stage1Model:
     return model.eval()
 
 
+def write(folder: Path, model: nn.Module, description: Description, codec: TextCodec) -> None:
+    tensors = stored_tensors(model)
+    write_export(folder, layouts_of(tensors), tensors.items(), description=description, codec=codec)
+
+
 @pytest.fixture
 def stage1_folder(stage1: Stage1Model, codec: TextCodec, tmp_path: Path) -> Path:
-    write_export(tmp_path / "export", stage1, description=STAGE1, codec=codec)
+    write(tmp_path / "export", stage1, STAGE1, codec)
     return tmp_path / "export"
 
 
-def build_tuned(codec: TextCodec) -> tuple[VisualEncoder, Stage2Model, Description]:
+def build_tuned(codec: TextCodec) -> tuple[Stage2Model, Description]:
+    """A stage 2 whole, as its export holds it: the encoder inside."""
     torch.manual_seed(1)
     mbart = build_small_mbart(
         vocab_size=codec.vocab_size,
@@ -89,13 +87,12 @@ def build_tuned(codec: TextCodec) -> tuple[VisualEncoder, Stage2Model, Descripti
         start_id=codec.start_id,
     )
     description = replace(STAGE1, stage=2, translator=describe_llm(mbart.config))
-    encoder = build_visual_encoder(**ENCODER, backbone_weights="").to(torch.bfloat16)
-    model = build_stage2(description, codec, mbart).to(torch.bfloat16)
-    return encoder, model.eval(), description
+    model = build_stage2(description, codec, build_encoder(ENCODER), mbart).to(torch.bfloat16)
+    return model.eval(), description
 
 
 def stored_names(folder: Path) -> set[str]:
-    with safe_open(folder / WEIGHTS, framework="pt") as file:
+    with safe_open(folder / SAFETENSORS, framework="pt") as file:
         return set(file.keys())
 
 
@@ -114,11 +111,12 @@ def test_stage_1_translates_the_same_after_its_export(stage1, stage1_folder, bat
 
 
 def test_stage_2_translates_the_same_after_its_export(codec, batch, tmp_path):
-    encoder, model, description = build_tuned(codec)
-    exported = stage2_export_module(encoder, model)
-    write_export(tmp_path / "export", exported, description=description, codec=codec)
+    model, description = build_tuned(codec)
+    write(tmp_path / "export", model, description, codec)
+    frozen = FrozenEncoder(model.encoder)
+    model.encoder = None
 
-    expect_same_translations(model, batch, tmp_path / "export", FrozenEncoder(encoder)(batch))
+    expect_same_translations(model, batch, tmp_path / "export", frozen(batch))
 
 
 def test_a_description_comes_back_as_it_was(stage1_folder):
@@ -126,18 +124,28 @@ def test_a_description_comes_back_as_it_was(stage1_folder):
 
 
 def test_the_encoder_of_stage_1_comes_out_alone_and_whole(stage1, stage1_folder):
-    encoder, description = load_visual_encoder(stage1_folder)
+    encoder, shape = load_encoder(stage1_folder, input_features="sign_wise")
 
-    assert description == STAGE1
+    assert shape == ENCODER
     torch.testing.assert_close(
         encoder.state_dict(), stage1.visual_encoder.state_dict(), rtol=0, atol=0
     )
 
 
+def test_light_t_gives_its_encoder_and_adapter_to_stage_2(stage1, stage1_folder, batch):
+    encoder, shape = load_encoder(stage1_folder, input_features="light_t")
+    embeds, mask = stage1._embed(batch)
+    expected = stage1.light_t.model.encoder(inputs_embeds=embeds, attention_mask=mask)
+
+    hidden = encoder.eval()(batch)
+
+    assert shape == replace(ENCODER, input_features="light_t", light_t="tiny")
+    torch.testing.assert_close(hidden, expected.last_hidden_state[mask.bool()])
+
+
 def test_tied_weights_are_stored_once(codec, tmp_path):
-    encoder, model, description = build_tuned(codec)
-    exported = stage2_export_module(encoder, model)
-    write_export(tmp_path / "export", exported, description=description, codec=codec)
+    model, description = build_tuned(codec)
+    write(tmp_path / "export", model, description, codec)
 
     tied = [
         name
@@ -148,27 +156,28 @@ def test_tied_weights_are_stored_once(codec, tmp_path):
 
 
 def test_windows_on_one_large_buffer_are_stored_as_small_as_they_are(codec, tmp_path):
-    encoder, model, description = build_tuned(codec)
+    model, description = build_tuned(codec)
     parameters = list(model.parameters())
     sizes = [parameter.numel() for parameter in parameters]
     buffer = torch.cat([*(p.detach().flatten() for p in parameters), torch.zeros(1_000_000)])
     windows = buffer.bfloat16().split([*sizes, 1_000_000])
     for parameter, window in zip(parameters, windows, strict=False):
         parameter.data = window.view_as(parameter)
-    exported = stage2_export_module(encoder, model)
-    write_export(tmp_path / "export", exported, description=description, codec=codec)
+    write(tmp_path / "export", model, description, codec)
 
-    num_bytes = 2 * sum(tensor.numel() for tensor in exported.state_dict().values())
-    assert (tmp_path / "export" / WEIGHTS).stat().st_size < 1.1 * num_bytes
+    num_bytes = sum(layout.num_bytes for layout in layouts_of(stored_tensors(model)).values())
+    assert (tmp_path / "export" / SAFETENSORS).stat().st_size < 1.1 * num_bytes
 
 
 def test_an_export_that_was_cut_short_is_no_export(stage1, stage1_folder, codec):
-    class Full(nn.Module):
-        def state_dict(self, *args: object, **kwargs: object) -> dict[str, torch.Tensor]:
-            raise OSError("no space left on device")
+    layouts = layouts_of(stored_tensors(stage1))
 
-    with pytest.raises(OSError, match="no space"):
-        write_export(stage1_folder, Full(), description=STAGE1, codec=codec)
+    def ends() -> Iterator[tuple[str, Tensor]]:
+        raise OSError(28, "No space left on device")
+        yield
+
+    with pytest.raises(CheckpointError, match=r"could not be written \(No space"):
+        write_export(stage1_folder, layouts, ends(), description=STAGE1, codec=codec)
 
     with pytest.raises(CheckpointError, match="is no export"):
         read_description(stage1_folder)
@@ -194,9 +203,9 @@ def change_config(folder: Path, **changes: object) -> None:
 
 
 def test_an_export_of_another_version_is_refused_with_both(stage1_folder):
-    change_config(stage1_folder, format_version=2)
+    change_config(stage1_folder, format_version=1)
 
-    with pytest.raises(CheckpointError, match="export version 2 is not the version 1"):
+    with pytest.raises(CheckpointError, match="export version 1 is not the version 2"):
         read_description(stage1_folder)
 
 
@@ -212,7 +221,13 @@ def test_only_stage_1_gives_an_encoder_to_stage_2(stage1_folder):
     change_config(stage1_folder, stage=2)
 
     with pytest.raises(CheckpointError, match="is an export of stage 2, not of stage 1"):
-        load_visual_encoder(stage1_folder)
+        load_encoder(stage1_folder, input_features="sign_wise")
+
+
+LOADERS = (
+    lambda folder: load_encoder(folder, input_features="sign_wise"),
+    lambda folder: load_translator(folder, device="cpu"),
+)
 
 
 def cut_off(weights: Path) -> None:
@@ -224,17 +239,17 @@ def remove(weights: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [cut_off, remove])
-@pytest.mark.parametrize("load", [load_visual_encoder, lambda f: load_translator(f, device="cpu")])
+@pytest.mark.parametrize("load", LOADERS)
 def test_damaged_weights_are_refused(stage1_folder, damage, load):
-    damage(stage1_folder / WEIGHTS)
+    damage(stage1_folder / SAFETENSORS)
 
-    with pytest.raises(CheckpointError, match=rf"{WEIGHTS} does not hold this model's weights"):
+    with pytest.raises(CheckpointError, match=rf"{SAFETENSORS}: this is no whole safetensors file"):
         load(stage1_folder)
 
 
-@pytest.mark.parametrize("load", [load_visual_encoder, lambda f: load_translator(f, device="cpu")])
+@pytest.mark.parametrize("load", LOADERS)
 def test_weights_of_another_shape_are_refused(stage1_folder, load):
     change_config(stage1_folder, encoder={"sign_width": 32, "kernel_size": 3})
 
-    with pytest.raises(CheckpointError, match="does not hold this model's weights"):
+    with pytest.raises(CheckpointError, match="has the shape 24x512x3, the model's has 32x512x3"):
         load(stage1_folder)

@@ -6,16 +6,10 @@ from torch import Tensor
 
 from fla.batch import Batch, TextBatch, pad_labels
 from fla.losses import LossSum
-from fla.models import stages
 from fla.models.adapters import Adapter
 from fla.models.light_t import build_light_t, build_small_mbart
-from fla.models.stages import (
-    DenoisingModel,
-    FrozenEncoder,
-    Stage1Model,
-    Stage2Model,
-    pad_clips,
-)
+from fla.models.packing import pad_clips
+from fla.models.stages import DenoisingModel, Stage1Model, Stage2Model
 from fla.models.translator import Translator
 from fla.models.visual_encoder import VisualEncoder, build_visual_encoder
 
@@ -61,7 +55,7 @@ def stage1(encoder: VisualEncoder) -> Stage1Model:
 def stage2() -> Stage2Model:
     torch.manual_seed(0)
     adapter = Adapter(in_width=24, out_width=16)
-    return Stage2Model(adapter, small_mbart(), label_smoothing=0.2, start_id=LANGUAGE_ID)
+    return Stage2Model(None, adapter, small_mbart(), label_smoothing=0.2, start_id=LANGUAGE_ID)
 
 
 def batch_of(
@@ -192,52 +186,6 @@ def test_a_batch_without_its_input_is_refused(stage1: Stage1Model, stage2: Stage
         stage1(batch_of(1))
     with pytest.raises(ValueError, match="Stage 2 needs features"):
         stage2(batch_of(1))
-
-
-def test_a_frozen_encoder_stays_bit_identical(encoder: VisualEncoder):
-    frozen = FrozenEncoder(encoder)
-    before = frozen.digest()
-
-    frozen.train()
-    frozen(batch_of(2, 3, frames=torch.randn(5, 3, 32, 32)))
-
-    assert frozen.digest() == before
-    assert not any(module.training for module in frozen.modules())
-    assert not any(parameter.requires_grad for parameter in frozen.parameters())
-
-
-def test_the_digest_sees_a_single_statistic(encoder: VisualEncoder):
-    frozen = FrozenEncoder(encoder)
-    before = frozen.digest()
-
-    encoder.temporal.norm.running_mean[3] += 1.0
-
-    assert frozen.digest() != before
-
-
-def test_a_frozen_encoder_puts_features_in_the_place_of_frames(encoder: VisualEncoder):
-    frames = torch.randn(5, 3, 32, 32)
-    expected = encoder.eval()(frames, torch.tensor([2, 3]))
-
-    batch = FrozenEncoder(encoder)(batch_of(2, 3, frames=frames))
-
-    assert batch.frames is None
-    assert batch.sample_ids == ("clip0", "clip1")
-    assert batch.features.dtype == torch.bfloat16
-    torch.testing.assert_close(batch.features.float(), expected, rtol=0.1, atol=0.05)
-
-
-def test_passes_of_fewer_frames_give_the_same_features(
-    encoder: VisualEncoder, monkeypatch: pytest.MonkeyPatch
-):
-    frozen = FrozenEncoder(encoder)
-    batch = batch_of(2, 5, frames=torch.randn(7, 3, 32, 32))
-    at_once = frozen(batch).features
-
-    monkeypatch.setattr(stages, "_FRAMES_PER_PASS", 3)
-    in_passes = frozen(batch).features
-
-    torch.testing.assert_close(in_passes, at_once, rtol=0.05, atol=0.02)
 
 
 def test_denoising_ignores_padding():

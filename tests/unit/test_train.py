@@ -185,7 +185,7 @@ def test_a_checkpoint_knows_where_the_run_stood(tmp_path):
     state = training.run({4: 7.0})
 
     newest = training.folder.checkpoint(6)
-    assert read_train_state(newest, world_size=1, manifests={}) == state
+    assert read_train_state(newest, manifests={}) == state
     assert (newest / "weights").read_text() == "6"
     assert json.loads((newest / "state.json").read_text())["world_size"] == 1
 
@@ -273,7 +273,7 @@ def test_clips_that_are_left_out_are_counted_listed_and_kept_in_the_checkpoint(t
     assert set(training.log.artifacts) == {"skipped_clips.tsv"}
     assert list(state.skipped) == ["clip0", "clip1", "clip2"]
     newest = training.folder.checkpoint(6)
-    assert read_train_state(newest, world_size=1, manifests={}) == state
+    assert read_train_state(newest, manifests={}) == state
     assert caplog.text.count("Left out: clip1: 1.mp4") == 1
 
 
@@ -299,7 +299,7 @@ def test_a_manifest_that_changed_since_a_checkpoint_is_named(tmp_path):
         CheckpointError,
         match=r"^train\.tsv has changed since .*step_0000006 was saved: .* was aaa and is ccc\.",
     ):
-        read_train_state(newest, world_size=1, manifests={"train.tsv": "ccc", "dev.tsv": "bbb"})
+        read_train_state(newest, manifests={"train.tsv": "ccc", "dev.tsv": "bbb"})
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_a_sentence(tmp_path):

@@ -1,0 +1,103 @@
+"""What an export says about itself: how to build the model, how its videos are prepared."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fla.errors import CheckpointError
+from fla.models.features import InputFeatures
+from fla.run_folder import write_json
+
+FORMAT = "fla-llm-export"
+FORMAT_VERSION = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How a video becomes the frames that this model was trained on."""
+
+    frame_stride: int
+    target_fps: float = 0.0
+    max_frames: int
+    resize_px: int
+    crop_px: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """What the model was trained on, as the run's config named it."""
+
+    manifest_dir: str
+    video_root: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderShape:
+    """What turns frames into the input of an adapter."""
+
+    sign_width: int
+    kernel_size: int
+    input_features: InputFeatures = "sign_wise"
+    """What the adapter reads; always sign-wise features in stage 1."""
+    light_t: str = ""
+    """Size of the Light-T whose encoder gives those features; empty: none does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """Everything in an export but weights and tokenizer."""
+
+    stage: Literal[1, 2]
+    encoder: EncoderShape
+    translator: dict[str, Any]
+    """Light-T's size (stage 1) or the LLM's configuration (stage 2)."""
+    language: str
+    max_tokens: int
+    autocast: bool
+    """Whether the model computes under bf16 autocast, as it did in training."""
+    preprocessing: Preprocessing
+    corpus: Corpus
+
+
+def read_description(folder: Path) -> Description:
+    """Read an export's config.json.
+
+    Raises:
+        CheckpointError: The folder is no export, or one of another version.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder} is no export: it has no config.json. Point to the export/ folder of a run "
+            "that has ended."
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+        raise CheckpointError(
+            f"{path} is not of an export of this toolkit. Point to the export/ folder of a run."
+        )
+    version = content.pop("format_version", None)
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: export version {version} is not the version {FORMAT_VERSION} that this "
+            "release reads. Export again with this release."
+        )
+    try:
+        content["encoder"] = EncoderShape(**content["encoder"])
+        content["preprocessing"] = Preprocessing(**content["preprocessing"])
+        content["corpus"] = Corpus(**content["corpus"])
+        return Description(**content)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: the description is not whole ({error}). Export the run again."
+        ) from error
+
+
+def write_description(folder: Path, description: Description) -> None:
+    """Write an export's config.json."""
+    content = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(description)}
+    write_json(folder / "config.json", content)
