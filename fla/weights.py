@@ -280,7 +280,7 @@ class _Pickled:
 
 def _open_pickle(path: Path) -> Weights:
     try:
-        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        content = torch.load(path, map_location="cpu", mmap=_is_zip(path), weights_only=True)
     except UnpicklingError as error:
         raise CheckpointError(
             f"{path}: the file holds more than tensors, and what it holds is not run. Get the "
@@ -294,6 +294,12 @@ def _open_pickle(path: Path) -> Weights:
     if not isinstance(content, dict) or not all(map(torch.is_tensor, content.values())):
         raise CheckpointError(f"{path}: this is no table of tensors. Give a model's weights.")
     return Weights(path, dict.fromkeys(content, _Pickled(content)))
+
+
+def _is_zip(path: Path) -> bool:
+    # PyTorch wrote another format before 1.6, which has no pages to map and is read whole.
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
 
 
 def _open_parts(index: Path, open_part: Any) -> Weights:

@@ -34,6 +34,7 @@ ROOMS = {
         "fla.models.llm",
         "fla.models.translator",
         "fla.text.codec",
+        "fla.text.trimming",
     },
 }
 
@@ -58,7 +59,7 @@ LAYERS = (
     },
     {"evaluate", "run", "skipping", "train"},
     {"assembly"},
-    {"decoding", "pretrain", "stage1", "stage2", "translate"},
+    {"decoding", "pretrain", "stage1", "stage2", "translate", "trim"},
 )
 SIBLINGS = LAYERS[2]
 
