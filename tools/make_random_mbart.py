@@ -73,38 +73,50 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def make_random_mbart(words: argparse.Namespace) -> None:
-    """Write the folder, its weights one tensor at a time."""
+def make_random_mbart(
+    out_dir: Path,
+    *,
+    text: Path | None,
+    num_pieces: int,
+    num_layers: int,
+    d_model: int,
+    dtype: str,
+    seed: int,
+) -> None:
+    """Write a folder in Hugging Face format, its weights one tensor at a time.
+
+    Raises:
+        ConfigError: The folder is in use, or the sizes make no mBART.
+        CheckpointError: The disk is full.
+    """
+    if out_dir.exists() and any(out_dir.iterdir()):
+        raise ConfigError(f"{out_dir} exists and is not empty. Name a new folder.")
+    if d_model % _HEAD_WIDTH:
+        raise ConfigError(
+            f"--d-model ({d_model}) is no multiple of {_HEAD_WIDTH}, the width of a head. "
+            "Choose one."
+        )
+    # torch takes seconds to import; what is above is answered without it.
     from fla.text.trimming import save_tokenizer
     from fla.weights import SAFETENSORS, write_tensors
 
-    if words.out_dir.exists() and any(words.out_dir.iterdir()):
-        raise ConfigError(f"{words.out_dir} exists and is not empty. Name a new folder.")
-    if words.d_model % _HEAD_WIDTH:
-        raise ConfigError(
-            f"--d-model ({words.d_model}) is no multiple of {_HEAD_WIDTH}, the width of a head. "
-            "Choose one."
-        )
-    pieces = _make_pieces(words.text, words.pieces)
+    pieces = _make_pieces(text, num_pieces)
     config = make_config(
-        num_tokens=len(pieces),
-        num_layers=words.layers,
-        d_model=words.d_model,
-        dtype=_DTYPES[words.dtype],
+        num_tokens=len(pieces), num_layers=num_layers, d_model=d_model, dtype=dtype
     )
-    words.out_dir.mkdir(parents=True, exist_ok=True)
     layouts = model_layouts(config)
+    out_dir.mkdir(parents=True, exist_ok=True)
     write_tensors(
-        words.out_dir / SAFETENSORS,
+        out_dir / SAFETENSORS,
         layouts,
-        _random_tensors(layouts, seed=words.seed),
+        _random_tensors(layouts, seed=seed),
         metadata={"format": "pt"},
     )
-    save_tokenizer(words.out_dir, pieces, language="en_XX")
-    _write_json(words.out_dir / "config.json", config)
-    _write_json(words.out_dir / "generation_config.json", _GENERATION)
+    save_tokenizer(out_dir, pieces, language="en_XX")
+    _write_json(out_dir / "config.json", config)
+    _write_json(out_dir / "generation_config.json", _GENERATION)
     num_bytes = sum(layout.num_bytes for layout in layouts.values())
-    print(f"{words.out_dir}: {len(pieces):,} tokens, {len(layouts)} tensors, {num_bytes:,} bytes.")
+    print(f"{out_dir}: {len(pieces):,} tokens, {len(layouts)} tensors, {num_bytes:,} bytes.")
 
 
 def _make_pieces(text: Path | None, num_pieces: int) -> list[tuple[str, float]]:
@@ -137,7 +149,12 @@ def _unspoken(number: int) -> str:
 
 
 def make_config(*, num_tokens: int, num_layers: int, d_model: int, dtype: str) -> dict[str, Any]:
-    """The fields of facebook/mbart-large-cc25, also those that transformers 5 passes over."""
+    """config.json with the fields of facebook/mbart-large-cc25's.
+
+    transformers 5 passes over add_bias_logits, add_final_layer_norm, normalize_before,
+    normalize_embedding and static_position_embeddings: its mBART is always so. It takes max_length
+    and num_beams from generation_config.json.
+    """
     sides = ("encoder", "decoder")
     return {
         "activation_dropout": 0.0,
@@ -180,7 +197,7 @@ def make_config(*, num_tokens: int, num_layers: int, d_model: int, dtype: str) -
 
 
 def model_layouts(config: Mapping[str, Any]) -> dict[str, "Layout"]:
-    """Every tensor of the model by name, the tied embedding once."""
+    """Every tensor of the model by name: parameters, the tied one once, and final_logits_bias."""
     import torch
     from transformers import MBartConfig, MBartForConditionalGeneration
 
@@ -225,7 +242,15 @@ def main() -> int:
     words = parse_arguments()
 
     def work() -> int:
-        make_random_mbart(words)
+        make_random_mbart(
+            words.out_dir,
+            text=words.text,
+            num_pieces=words.pieces,
+            num_layers=words.layers,
+            d_model=words.d_model,
+            dtype=_DTYPES[words.dtype],
+            seed=words.seed,
+        )
         return 0
 
     return run_tool(work)

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,10 +10,12 @@ from safetensors.torch import load_file
 from transformers import MBartForConditionalGeneration
 
 from fla.data.manifest import Sample, write_manifest
+from fla.errors import ConfigError, DataError
 from fla.text.codec import read_codec
+from fla.trim import read_manifest_texts, read_text
 from fla.weights import Layout
 from tests.helpers.commands import ROOT, environment, python, run, run_well
-from tools.make_random_mbart import make_config, model_layouts
+from tools.make_random_mbart import make_config, make_random_mbart, model_layouts
 
 SMALL = ["--layers", "2", "--d-model", "128", "--pieces", "900", "--dtype", "fp32"]
 SPLITS = {
@@ -100,43 +103,50 @@ def test_random_weights_are_those_of_a_new_model(mbart: Path):
     assert all((weights[name] == 0.0).all() for name in weights if name.endswith("bias"))
 
 
-def test_a_seed_gives_the_same_weights_and_another_gives_others(
-    mbart: Path, text: Path, tmp_path: Path
-):
-    for seed in ("1", "2"):
-        words = ["--text", text, *SMALL, "--seed", seed]
-        run_well(python("tools/make_random_mbart.py", tmp_path / seed, *words))
-
-    expected = (mbart / "model.safetensors").read_bytes()
-    assert (tmp_path / "1" / "model.safetensors").read_bytes() == expected
-    assert (tmp_path / "2" / "model.safetensors").read_bytes() != expected
+def make(out_dir: Path, **changed: Any) -> Path:
+    """A random mBART as small as it can be, but for what is changed."""
+    words: dict[str, Any] = {"text": None, "num_pieces": 200, "num_layers": 1, "d_model": 64}
+    make_random_mbart(out_dir, **{**words, "dtype": "float32", "seed": 1, **changed})
+    return out_dir
 
 
-def test_a_random_mbart_of_bf16_needs_no_text(tmp_path: Path):
-    words = ["--layers", "1", "--d-model", "64", "--pieces", "200"]
-    run_well(python("tools/make_random_mbart.py", tmp_path / "out", *words))
+def test_a_seed_gives_the_same_weights_and_another_gives_others(tmp_path: Path):
+    first, again, other = (
+        make(tmp_path / name, seed=seed) / "model.safetensors"
+        for name, seed in (("first", 1), ("again", 1), ("other", 2))
+    )
 
-    weights = load_file(tmp_path / "out" / "model.safetensors")
+    assert again.read_bytes() == first.read_bytes()
+    assert other.read_bytes() != first.read_bytes()
+
+
+def test_without_text_a_random_mbart_spells_ascii(tmp_path: Path):
+    out = make(tmp_path / "out", dtype="bfloat16")
+
+    weights = load_file(out / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
-    codec = read_codec(tmp_path / "out", language="en_XX")
+    codec = read_codec(out, language="en_XX")
     ids = codec.encode(["Any (ASCII) text?"], max_tokens=50)
     assert codec.decode(torch.tensor(ids)) == ["Any (ASCII) text?"]
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("word", "message"),
     [
-        (["--d-model", "100"], "--d-model (100) is no multiple of 64"),
-        (["--pieces", "5"], "--pieces (5) is less than the text's characters need"),
-        (["--text", "nowhere.txt"], "nowhere.txt: No such file"),
+        ({"d_model": 100}, r"--d-model \(100\) is no multiple of 64"),
+        ({"num_pieces": 5}, r"--pieces \(5\) is less than the text's characters need"),
     ],
 )
-def test_sizes_that_make_no_mbart_are_refused(words: list[str], message: str, tmp_path: Path):
-    done = run(python("tools/make_random_mbart.py", tmp_path / "out", *words))
+def test_sizes_that_make_no_mbart_are_refused(word: dict[str, int], message: str, tmp_path: Path):
+    with pytest.raises(ConfigError, match=message):
+        make(tmp_path / "out", **word)
 
-    assert done.returncode in (1, 2)
-    assert f"error: {message}" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_random_mbart_overwrites_nothing(mbart: Path):
+    with pytest.raises(ConfigError, match="exists and is not empty"):
+        make(mbart)
 
 
 def test_the_tool_trims_to_a_folder_of_manifests(mbart: Path, manifests: Path, tmp_path: Path):
@@ -166,22 +176,30 @@ def test_the_tool_trims_to_a_folder_of_manifests(mbart: Path, manifests: Path, t
     assert again.stderr == f"error: {out} exists and is not empty. Name a new folder.\n"
 
 
-def test_the_tool_takes_text_and_characters(mbart: Path, text: Path, tmp_path: Path):
+def test_the_tool_takes_text_and_characters(text: Path, tmp_path: Path):
+    source = make(tmp_path / "in", text=text)
     words = ["--text", text, "--characters"]
 
-    run_well(python("tools/trim_mbart.py", mbart, tmp_path / "out", *words))
+    run_well(python("tools/trim_mbart.py", source, tmp_path / "out", *words))
 
     report = json.loads((tmp_path / "out" / "coverage.json").read_text())
     assert report["splits"]["text"]["num_changed"] == 40
 
 
-def test_manifests_without_train_are_refused(mbart: Path, manifests: Path, tmp_path: Path):
+def test_manifests_without_train_are_refused(manifests: Path):
     (manifests / "train.tsv").unlink()
 
-    done = run(python("tools/trim_mbart.py", mbart, tmp_path / "out", "--manifests", manifests))
+    with pytest.raises(DataError, match=r"train\.tsv does not exist\. Import the corpus first"):
+        read_manifest_texts(manifests)
 
-    assert done.returncode == 1
-    assert done.stderr.endswith("train.tsv does not exist. Import the corpus first.\n")
+
+def test_text_that_cannot_be_read_is_refused(tmp_path: Path):
+    with pytest.raises(DataError, match=r"de\.txt does not exist"):
+        read_text(tmp_path / "de.txt")
+
+    (tmp_path / "de.txt").write_bytes("sch\u00f6n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"de\.txt: not UTF-8"):
+        read_text(tmp_path / "de.txt")
 
 
 # Growth of the process' own memory, without pages of files, while it trims.
@@ -209,8 +227,7 @@ print(max(sizes) - sizes[0])
 
 
 def test_trimming_takes_less_memory_than_the_model(text: Path, tmp_path: Path):
-    words = ["--layers", "1", "--d-model", "1024", "--pieces", "20000", "--dtype", "fp32"]
-    run_well(python("tools/make_random_mbart.py", tmp_path / "in", "--text", text, *words))
+    make(tmp_path / "in", num_pieces=20_000, d_model=1024)
 
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, tmp_path / "in", tmp_path / "out", text],
