@@ -120,7 +120,7 @@ def trim_mbart(
         characters: Keep pieces of one character alone, whatever the text.
 
     Raises:
-        CheckpointError: `source` is no whole mBART, or `target` cannot be written.
+        CheckpointError: `source` is no whole mBART, or the disk is full.
         ConfigError: `target` is in use, or mBART has no such language.
         DataError: There is no text, or it spells out a control token.
     """

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import sentencepiece
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import MBartForConditionalGeneration
@@ -27,6 +28,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random mBART whose vocabulary knows more than the corpus."""
     folder = tmp_path_factory.mktemp("whole")
     codec = train_codec([*TRAIN, *OTHER] * 20, max_pieces=400, language="en_XX")
+    save_random_mbart(folder, codec)
+    codec.save(folder)
+    return folder
+
+
+def save_random_mbart(folder: Path, codec: TextCodec) -> None:
     torch.manual_seed(0)
     mbart = build_small_mbart(
         vocab_size=codec.vocab_size,
@@ -41,8 +48,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     mbart.final_logits_bias.normal_()
     save_mbart(mbart, folder)
-    codec.save(folder)
-    return folder
 
 
 @pytest.fixture
@@ -215,6 +220,28 @@ def test_every_kind_of_file_gives_the_same_weights(
     weights = load_file(tmp_path / "out" / "model.safetensors")
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def test_the_sentencepiece_file_of_older_releases_is_trimmed_too(tmp_path: Path):
+    source = tmp_path / "source"
+    source.mkdir()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([*TRAIN, *OTHER] * 20),
+        model_prefix=str(source / "sentencepiece.bpe"),
+        vocab_size=120,
+        hard_vocab_limit=False,
+        character_coverage=1.0,
+        minloglevel=2,
+    )
+    pieces = sentencepiece.SentencePieceProcessor(str(source / "sentencepiece.bpe.model"))
+    save_random_mbart(source, read_codec(source, language="de_DE"))
+
+    report = trim(source, tmp_path / "out")
+
+    assert report.after.num_tokens < report.before.num_tokens == pieces.get_piece_size() + 27
+    (ids,) = encode_pieces(read_codec(tmp_path / "out", language="de_DE"), TRAIN[:1])
+    names = tokens(tmp_path / "out")
+    assert [names[i] for i in ids] == pieces.encode(TRAIN[0], out_type=str)
 
 
 def test_types_of_numbers_stay(source: Path, tmp_path: Path):
