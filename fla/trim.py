@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +126,7 @@ def trim_mbart(
         DataError: There is no text, or it spells out a control token.
     """
     target = target.resolve()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"{target} exists and is not empty. Name a new folder.")
+    _check_free(target)
     texts = {name: [s for s in text if normalize_sentence(s)] for name, text in texts.items()}
     decisive, *_ = texts
     if not texts[decisive]:
@@ -142,32 +142,34 @@ def trim_mbart(
     else:
         used_ids = {i for ids in encode_pieces(whole, texts[decisive]) for i in ids}
         old_ids = choose_pieces(vocabulary, used_ids)
+    pieces = [vocabulary.pieces[i] for i in old_ids]
     with _new_folder(target) as folder:
         # Weights first: they are what a disk has no room for.
         before, after = trim_weights(weights, folder / SAFETENSORS, old_ids=old_ids)
-        _write_configs(source, folder, config, old_ids, language_id=whole.language_id)
-        pieces = [vocabulary.pieces[i] for i in old_ids]
+        _write_configs(source, folder, config, old_ids, start_id=whole.start_id)
         save_tokenizer(folder, pieces, language=language)
         _write_json(folder / VOCAB_MAP, old_ids)
-        trimmed = read_codec(folder, language=language)
+        measure = partial(
+            measure_coverage,
+            whole=whole,
+            trimmed=read_codec(folder, language=language),
+            old_ids=old_ids,
+            unknown_id=vocabulary.unknown_id,
+            characters=frozenset(piece for piece, _ in pieces if len(piece) == 1),
+        )
         report = TrimReport(
             before=before,
             after=after,
             num_control_tokens=len(vocabulary.control_ids),
-            splits={
-                name: measure_coverage(
-                    text,
-                    whole=whole,
-                    trimmed=trimmed,
-                    old_ids=old_ids,
-                    unknown_id=vocabulary.unknown_id,
-                    characters=frozenset(piece for piece, _ in pieces if len(piece) == 1),
-                )
-                for name, text in texts.items()
-            },
+            splits={name: measure(text) for name, text in texts.items()},
         )
         _write_json(folder / COVERAGE, report.as_json())
     return report
+
+
+def _check_free(target: Path) -> None:
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(f"{target} exists and is not empty. Name a new folder.")
 
 
 @contextmanager
@@ -191,7 +193,7 @@ def _write_configs(
     config: dict[str, Any],
     old_ids: Sequence[int],
     *,
-    language_id: int,
+    start_id: int,
 ) -> None:
     new_ids = {old_id: new_id for new_id, old_id in enumerate(old_ids)}
     path = source / GENERATION_CONFIG
@@ -202,7 +204,7 @@ def _write_configs(
     config = {**config, "vocab_size": len(old_ids)}
     for name, fields in ((CONFIG, config), (GENERATION_CONFIG, generation)):
         # Without it generate() starts with <s>; mBART was trained to start with the language.
-        started = {**fields, "decoder_start_token_id": language_id}
+        started = {**fields, "decoder_start_token_id": start_id}
         _write_json(folder / name, _renumber(started, new_ids, where=source / name))
 
 

@@ -53,8 +53,9 @@ class Coverage:
 
 
 def encode_pieces(codec: TextCodec, sentences: Sequence[str]) -> list[list[int]]:
-    """Ids of each sentence without `</s>` and language; errors as of `TextCodec.encode`."""
-    return [ids[:-2] for ids in codec.encode(sentences, max_tokens=_ANY_LENGTH)]
+    """Ids of each sentence without those at its end; errors as of `TextCodec.encode`."""
+    num_ends = len(codec.end_ids)
+    return [ids[:-num_ends] for ids in codec.encode(sentences, max_tokens=_ANY_LENGTH)]
 
 
 def measure_coverage(

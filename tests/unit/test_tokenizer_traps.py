@@ -7,7 +7,9 @@ import pytest
 import torch
 from transformers import MBartForConditionalGeneration, MBartTokenizer
 
-from fla.models.translator import build_small_mbart, decode, load_mbart, save_mbart
+from fla.models.light_t import build_small_mbart
+from fla.models.llm import load_llm, read_llm, save_llm
+from fla.models.translator import decode
 from fla.text.codec import TextCodec, read_codec, train_codec
 from fla.text.coverage import encode_pieces
 from fla.trim import trim_mbart
@@ -39,9 +41,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         dropout=0.0,
         pad_id=codec.pad_id,
         eos_id=codec.eos_id,
-        language_id=codec.language_id,
+        start_id=codec.start_id,
     )
-    save_mbart(mbart, folder)
+    save_llm(mbart, folder)
     codec.save(folder)
     for path in (folder / "config.json", folder / "generation_config.json"):
         fields = json.loads(path.read_text())
@@ -105,13 +107,16 @@ def first_of_generate(folder: Path) -> int:
 def first_of_decode(folder: Path, language: str) -> tuple[int, int]:
     """Where ours begins, and where it should."""
     codec = read_codec(folder, language=language)
-    mbart = load_mbart(
+    description = read_llm(
         folder,
         dropout=0.0,
         attention_dropout=0.0,
-        language_id=codec.language_id,
+        pad_id=codec.pad_id,
+        eos_id=codec.eos_id,
+        start_id=codec.start_id,
         vocab_size=codec.vocab_size,
-    ).eval()
+    )
+    mbart = load_llm(folder, description)
     ids = decode(
         mbart,
         torch.randn(1, 4, 16),
@@ -119,9 +124,9 @@ def first_of_decode(folder: Path, language: str) -> tuple[int, int]:
         num_beams=2,
         length_penalty=1.0,
         max_new_tokens=3,
-        language_id=codec.language_id,
+        start_id=codec.start_id,
     )
-    return int(ids[0, 0]), codec.language_id
+    return int(ids[0, 0]), codec.start_id
 
 
 def test_generate_of_an_untrimmed_folder_begins_with_s(folder: Path):
@@ -131,9 +136,9 @@ def test_generate_of_an_untrimmed_folder_begins_with_s(folder: Path):
 @pytest.mark.parametrize("language", ["en_XX", "de_DE", "zh_CN"])
 def test_ours_begins_with_the_language_trimmed_or_not(language: str, folder: Path, trimmed: Path):
     for model in (folder, trimmed):
-        begin, language_id = first_of_decode(model, language)
-        assert begin == language_id
+        begin, expected = first_of_decode(model, language)
+        assert begin == expected
 
 
 def test_generate_of_a_trimmed_folder_begins_with_the_language_too(trimmed: Path):
-    assert first_of_generate(trimmed) == read_codec(trimmed, language="de_DE").language_id
+    assert first_of_generate(trimmed) == read_codec(trimmed, language="de_DE").start_id

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import MBartForConditionalGeneration
 
 from fla.errors import CheckpointError, ConfigError, DataError, FlaError
-from fla.models.translator import build_small_mbart, save_mbart
+from fla.models.light_t import build_small_mbart
+from fla.models.llm import save_llm
 from fla.text.codec import LANGUAGES, TextCodec, normalize_sentence, read_codec, train_codec
 from fla.text.coverage import encode_pieces
 from fla.text.trimming import choose_pieces, read_vocabulary, save_tokenizer
@@ -44,10 +45,10 @@ def save_random_mbart(folder: Path, codec: TextCodec) -> None:
         dropout=0.0,
         pad_id=codec.pad_id,
         eos_id=codec.eos_id,
-        language_id=codec.language_id,
+        start_id=codec.start_id,
     )
     mbart.final_logits_bias.normal_()
-    save_mbart(mbart, folder)
+    save_llm(mbart, folder)
 
 
 @pytest.fixture
@@ -150,7 +151,7 @@ def test_transformers_loads_the_folder_tied_and_whole(folder: Path, codec: TextC
 
 
 def test_configs_speak_the_language_by_new_ids(source: Path, tmp_path: Path):
-    romanian = read_codec(source, language="ro_RO").language_id
+    romanian = read_codec(source, language="ro_RO").start_id
     task = {"translation_en_to_ro": {"decoder_start_token_id": romanian}}
     change_json(source / "config.json", task_specific_params=task, decoder_start_token_id=None)
     change_json(source / "generation_config.json", eos_token_id=[2, romanian], num_beams=3)
@@ -160,12 +161,12 @@ def test_configs_speak_the_language_by_new_ids(source: Path, tmp_path: Path):
     codec = read_codec(tmp_path / "out", language="de_DE")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["vocab_size"] == codec.vocab_size
-    assert config["decoder_start_token_id"] == codec.language_id
-    new_romanian = read_codec(tmp_path / "out", language="ro_RO").language_id
+    assert config["decoder_start_token_id"] == codec.start_id
+    new_romanian = read_codec(tmp_path / "out", language="ro_RO").start_id
     params = config["task_specific_params"]["translation_en_to_ro"]
     assert params["decoder_start_token_id"] == new_romanian
     generation = load(tmp_path / "out").generation_config
-    assert generation.decoder_start_token_id == codec.language_id
+    assert generation.decoder_start_token_id == codec.start_id
     assert generation.eos_token_id == [2, new_romanian]
     assert (generation.bos_token_id, generation.pad_token_id, generation.num_beams) == (0, 1, 3)
 
@@ -261,6 +262,7 @@ def test_a_head_of_its_own_is_trimmed_too(source: Path, tmp_path: Path):
     weights = load_file(source / "model.safetensors")
     weights["lm_head.weight"] = weights["model.shared.weight"] + 1.0
     save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
+    change_json(source / "config.json", tie_word_embeddings=False)
 
     trim(source, tmp_path / "out")
 
