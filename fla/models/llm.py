@@ -77,22 +77,13 @@ def read_llm(
     else:
         config.dropout = dropout
         config.attention_dropout = attention_dropout
-    description = describe_llm(config)
+    description: dict[str, Any] = config.to_diff_dict()
     # Whether the numbers fit each other shows when modules are built of them; this takes no memory.
     try:
         with torch.device("meta"):
             build_llm(description)
     except (KeyError, TypeError, ValueError) as error:
         raise _broken(folder, error) from error
-    return description
-
-
-def describe_llm(config: PreTrainedConfig) -> dict[str, Any]:
-    """A model's configuration as plain values, for `build_llm`."""
-    description: dict[str, Any] = config.to_diff_dict()
-    # The type that some file had; weights are in the type that they are loaded in.
-    description.pop("dtype", None)
-    description["tie_word_embeddings"] = bool(cast(Any, config).tie_word_embeddings)
     return description
 
 

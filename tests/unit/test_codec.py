@@ -347,6 +347,17 @@ def test_a_tokenizer_is_known_by_its_class_or_its_model_or_its_file(tmp_path, fi
     assert read_codec(tmp_path, language="en_XX").end_ids == (1,)
 
 
+def test_the_model_tells_the_tokenizer_where_nothing_else_does(t5_folder: Path, tmp_path: Path):
+    codec = read_codec(t5_folder, language="en_XX")
+    codec.save(tmp_path / "saved")
+    (tmp_path / "saved" / "tokenizer_config.json").unlink()
+    (tmp_path / "saved" / "config.json").write_text('{"model_type": "mt5"}')
+
+    back = read_codec(tmp_path / "saved", language="en_XX")
+
+    assert encode(back, "I like it.") == encode(codec, "I like it.")
+
+
 def test_a_name_in_the_config_counts_more_than_the_names_of_files(codec: TextCodec, folder: Path):
     write_spiece(folder.parent / "other")
     (folder.parent / "other" / "spiece.model").rename(folder / "spiece.model")

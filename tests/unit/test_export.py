@@ -15,7 +15,6 @@ from fla.errors import CheckpointError
 from fla.export import load_encoder, load_translator, stored_tensors, write_export
 from fla.models.features import FrozenEncoder
 from fla.models.light_t import build_small_mbart
-from fla.models.llm import describe_llm
 from fla.models.stages import Stage1Model, Stage2Model
 from fla.text.codec import TextCodec, train_codec
 from fla.weights import SAFETENSORS, layouts_of
@@ -86,7 +85,7 @@ def build_tuned(codec: TextCodec) -> tuple[Stage2Model, Description]:
         eos_id=codec.eos_id,
         start_id=codec.start_id,
     )
-    description = replace(STAGE1, stage=2, translator=describe_llm(mbart.config))
+    description = replace(STAGE1, stage=2, translator=mbart.config.to_diff_dict())
     model = build_stage2(description, codec, build_encoder(ENCODER), mbart).to(torch.bfloat16)
     return model.eval(), description
 

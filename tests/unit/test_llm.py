@@ -14,7 +14,6 @@ from fla.models.llm import (
     MODEL_TYPES,
     T5_TYPES,
     build_llm,
-    describe_llm,
     load_llm,
     read_llm,
     save_llm,
@@ -338,13 +337,18 @@ def test_a_description_is_read_without_weights_and_is_plain(tmp_path: Path):
     assert description["model_type"] == "mt5"
 
 
-def test_a_description_says_all_of_a_model(mbart: Translator):
-    description = json.loads(json.dumps(describe_llm(mbart.config)))
+@pytest.mark.parametrize("head_is_tied", [True, False])
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_a_description_says_all_of_a_model(model_type: str, head_is_tied: bool, tmp_path: Path):
+    fields = tiny(model_type, tie_word_embeddings=head_is_tied)
+    model = build_llm(fields).eval()
+    description = json.loads(json.dumps(read(write_config(tmp_path, fields))))
 
     built = build_llm(description).eval()
-    built.load_state_dict(mbart.state_dict())
+    built.load_state_dict(model.state_dict())
 
-    expect_equal(built, mbart)
+    assert len(list(built.parameters())) == len(list(model.parameters()))
+    expect_equal(built, model)
 
 
 def test_descriptions_of_former_exports_are_of_an_mbart():
