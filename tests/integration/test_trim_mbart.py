@@ -226,7 +226,7 @@ print(max(sizes) - sizes[0])
 """
 
 
-def test_trimming_takes_less_memory_than_the_model(text: Path, tmp_path: Path):
+def test_trimming_never_holds_the_model_in_memory(text: Path, tmp_path: Path):
     make(tmp_path / "in", num_pieces=20_000, d_model=1024)
 
     done = subprocess.run(
@@ -240,4 +240,5 @@ def test_trimming_takes_less_memory_than_the_model(text: Path, tmp_path: Path):
     )
 
     num_bytes = (tmp_path / "in" / "model.safetensors").stat().st_size
-    assert int(done.stdout) < 1.2 * num_bytes
+    # The largest tensor is 0.4 of it; measured: 0.17.
+    assert int(done.stdout) < 0.5 * num_bytes
