@@ -21,7 +21,7 @@ from fla.weights import open_weights
 T5_TYPES = ("longt5", "mt5", "t5", "umt5")
 """Model types with distances for positions and, often, more rows than their tokenizer has ids."""
 
-MODEL_TYPES = ("bart", "blenderbot", "mbart", "mvp", "plbart", *T5_TYPES)
+MODEL_TYPES = ("bart", "blenderbot", "mbart", "plbart", *T5_TYPES)
 """Values of model_type in config.json that can be an LLM; tests go through all of them."""
 
 _COMPUTED = "its positions are computed, not learned, and not all of its files hold them"
