@@ -1,10 +1,7 @@
 """DeepSpeed behind a few verbs: forward, backward, step, weights, whole_model, save, load."""
 
-import logging
-import os
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -16,6 +13,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from fla.averaging import MovingAverage
+from fla.deepspeed_setup import deepspeed
 from fla.errors import CheckpointError
 from fla.models.loading import tied_parameters
 from fla.runtime import Runtime
@@ -30,20 +28,6 @@ from fla.shards import (
     whole_shape,
 )
 from fla.weights import Layout, layouts_of, open_tensors, write_tensors
-
-if not torch.cuda.is_available():
-    # What DeepSpeed would find out by itself, with a warning from every process.
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
-import deepspeed
-import deepspeed.ops
-from deepspeed.utils import logger as deepspeed_logger
-
-# DeepSpeed's calls, not ours: one line a collective.
-warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed.c10d_logger")
-# Its only user is inference_all_reduce; left on, a CPU run wants a C++ compiler and 75 s.
-deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-deepspeed_logger.setLevel(logging.WARNING)
-
 
 BUFFERS = "buffers.safetensors"
 

@@ -8,16 +8,10 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import deepspeed
 import torch
-from deepspeed.utils import (
-    safe_get_full_fp32_param,
-    safe_get_full_grad,
-    safe_get_local_fp32_param,
-    safe_get_local_grad,
-)
 from torch import Tensor, distributed, nn
 
+from fla.deepspeed_setup import deepspeed
 from fla.models.loading import set_tensor, tied_parameters
 from fla.runtime import Runtime
 
@@ -121,7 +115,7 @@ def iterate_weights(module: nn.Module, *, masters: bool) -> Iterator[tuple[str, 
     """
     for names, parameter in tied_parameters(module):
         if masters and parameter.requires_grad:
-            whole = safe_get_full_fp32_param(parameter)
+            whole = deepspeed.utils.safe_get_full_fp32_param(parameter)
             yield names[0], parameter.detach() if whole is None else whole.detach()
             continue
         with deepspeed.zero.GatheredParameters([parameter]), torch.no_grad():
@@ -132,7 +126,7 @@ def local_masters(parameter: nn.Parameter) -> Tensor:
     """This rank's slice of the optimizer's float32 values under ZeRO-3, else the parameter."""
     if not hasattr(parameter, "ds_id"):
         return parameter.detach()
-    shard: Tensor = safe_get_local_fp32_param(parameter)
+    shard: Tensor = deepspeed.utils.safe_get_local_fp32_param(parameter)
     return shard.detach()
 
 
@@ -184,9 +178,9 @@ def _square(tensor: Tensor, parameter: nn.Parameter) -> Tensor:
 
 def _local_gradient(parameter: nn.Parameter) -> Tensor | None:
     if _is_sharded(parameter):
-        shard: Tensor | None = safe_get_local_grad(parameter)
+        shard: Tensor | None = deepspeed.utils.safe_get_local_grad(parameter)
         return shard
-    whole: Tensor | None = safe_get_full_grad(parameter)
+    whole: Tensor | None = deepspeed.utils.safe_get_full_grad(parameter)
     return whole
 
 
