@@ -1,23 +1,22 @@
 """What both stages assemble alike: splits, loaders, schedule, and the way through training."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
-from fla.batch import Batch
+from fla.caching import Encoder
 from fla.checkpoint import load_checkpoint
 from fla.config.deepspeed import read_deepspeed_config
 from fla.config.schema import Stage1Config, Stage2Config
-from fla.data.loader import EvalLoader, TrainLoader
-from fla.data.skipped import SkippedClips
 from fla.description import Corpus, Description, EncoderShape, Preprocessing
 from fla.engine import Engine
 from fla.evaluate import Evaluator
-from fla.run import Run
+from fla.loaders import Loaders, open_loaders
+from fla.run import Run, check_continuation
 from fla.run_folder import checkpoint_tag
 from fla.runtime import Runtime
 from fla.split import Split, read_split
@@ -33,15 +32,21 @@ class Parts:
     codec: TextCodec
     train_split: Split
     dev_split: Split
-    train_loader: TrainLoader
-    dev_loader: EvalLoader
+    loaders: Loaders
     schedule: Schedule
     deepspeed_config: dict[str, Any]
 
 
 @contextmanager
-def open_parts(config: Stage1Config | Stage2Config, runtime: Runtime) -> Iterator[Parts]:
+def open_parts(
+    config: Stage1Config | Stage2Config, runtime: Runtime, *, encoder: Encoder | None = None
+) -> Iterator[Parts]:
     """Read the splits and start the loaders; both end with the block.
+
+    Args:
+        config: Of the stage.
+        runtime: Of this rank.
+        encoder: A frozen one, whose features the model reads; None: it reads frames.
 
     Raises:
         FlaError: Something that the user can fix.
@@ -55,21 +60,21 @@ def open_parts(config: Stage1Config | Stage2Config, runtime: Runtime) -> Iterato
     )
     codec = read_codec(Path(config.text.tokenizer_dir), language=config.text.language)
     train_split, dev_split = (
-        _read_split(name, config, codec, runtime) for name in ("train", "dev")
+        read_stage_split(name, config, codec, runtime) for name in ("train", "dev")
     )
-    with (
-        closing(_open_train_loader(config, train_split, runtime)) as train_loader,
-        closing(_open_dev_loader(config, dev_split, runtime)) as dev_loader,
-    ):
+    # Features may take hours to cache.
+    check_continuation(config)
+    with open_loaders(
+        config, runtime, train=train_split, dev=dev_split, encoder=encoder
+    ) as loaders:
         yield Parts(
             runtime=runtime,
             codec=codec,
             train_split=train_split,
             dev_split=dev_split,
-            train_loader=train_loader,
-            dev_loader=dev_loader,
+            loaders=loaders,
             schedule=plan_schedule(
-                steps_per_epoch=train_loader.num_steps,
+                steps_per_epoch=loaders.train.num_steps,
                 num_epochs=config.train.num_epochs,
                 max_steps=config.train.max_steps,
                 log_every_steps=config.train.log_every_steps,
@@ -80,12 +85,27 @@ def open_parts(config: Stage1Config | Stage2Config, runtime: Runtime) -> Iterato
         )
 
 
+def read_stage_split(
+    name: str, config: Stage1Config | Stage2Config, codec: TextCodec, runtime: Runtime
+) -> Split:
+    """Read train, dev or test as a stage sees it; errors as of `read_split`."""
+    return read_split(
+        name,
+        manifest_dir=config.data.manifest_dir,
+        video_root=config.data.video_root,
+        codec=codec,
+        max_tokens=config.text.max_tokens,
+        shuffle_videos=config.data.shuffle_videos,
+        seed=config.seed,
+        runtime=runtime,
+    )
+
+
 def train_stage(
     engine: Engine,
     parts: Parts,
     run: Run,
     *,
-    prepare: Callable[[Batch], Batch],
     last_layers: Mapping[str, Sequence[nn.Parameter]],
     config: Stage1Config | Stage2Config,
 ) -> None:
@@ -95,15 +115,14 @@ def train_stage(
         engine: Holds a stage model.
         parts: Data and schedule.
         run: Folder, tracker and state.
-        prepare: Brings a batch to the device and into the model's form.
         last_layers: Parameters by part, whose norms are recorded (FLa-LLM, figure 2).
         config: Of the stage.
     """
     evaluator = Evaluator(
-        loader=parts.dev_loader,
+        loader=parts.loaders.dev,
         split="dev",
         split_ids=parts.dev_split.ids,
-        prepare=prepare,
+        prepare=parts.loaders.prepare,
         ids_to_text=parts.codec.decode,
         beam=config.beam,
         runtime=parts.runtime,
@@ -119,12 +138,12 @@ def train_stage(
 
     if run.checkpoint is not None:
         load_checkpoint(engine, run.checkpoint, run_folder=run.folder, runtime=parts.runtime)
-    if parts.train_loader.skipped is not None:
-        parts.train_loader.skipped.merge(run.state.skipped)
+    if parts.loaders.skipped is not None:
+        parts.loaders.skipped.merge(run.state.skipped)
     state = train(
         engine,
-        parts.train_loader,
-        prepare=prepare,
+        parts.loaders.train,
+        prepare=parts.loaders.prepare,
         evaluate=evaluate_dev,
         tracker=run.tracker,
         run_folder=run.folder,
@@ -132,7 +151,7 @@ def train_stage(
         schedule=parts.schedule,
         state=run.state,
         seed=config.seed,
-        skipped=parts.train_loader.skipped,
+        skipped=parts.loaders.skipped,
         watched=last_layers,
     )
     if state.best_step is not None and state.best_step != state.step:
@@ -180,76 +199,3 @@ def manifest_hashes(parts: Parts) -> dict[str, str]:
 def corpus_name(config: Stage1Config | Stage2Config) -> str:
     """The MLflow experiment: one a corpus, named by its manifest folder unless the config does."""
     return config.tracking.experiment or Path(config.data.manifest_dir).absolute().name
-
-
-def _read_split(
-    name: str, config: Stage1Config | Stage2Config, codec: TextCodec, runtime: Runtime
-) -> Split:
-    return read_split(
-        name,
-        manifest_dir=config.data.manifest_dir,
-        video_root=config.data.video_root,
-        codec=codec,
-        max_tokens=config.text.max_tokens,
-        shuffle_videos=config.data.shuffle_videos,
-        seed=config.seed,
-        runtime=runtime,
-    )
-
-
-def _open_train_loader(
-    config: Stage1Config | Stage2Config, split: Split, runtime: Runtime
-) -> TrainLoader:
-    data = config.data
-    return TrainLoader(
-        split.samples,
-        root=split.root,
-        token_ids=split.token_ids,
-        runtime=runtime,
-        seed=config.seed,
-        global_batch_size=config.train.global_batch_size,
-        micro_batch_size=config.train.micro_batch_size,
-        frames_per_batch=data.frames_per_batch,
-        frame_stride=data.frame_stride,
-        target_fps=data.target_fps,
-        max_frames=data.max_frames,
-        resize_px=data.resize_px,
-        crop_px=data.crop_px,
-        shortest_first_epochs=config.train.shortest_first_epochs,
-        augment=data.augment,
-        max_rotation_deg=data.max_rotation_deg,
-        max_rescale_fraction=data.max_rescale_fraction,
-        max_shift_fraction=data.max_shift_fraction,
-        num_threads=data.num_threads,
-        prefetch_batches=data.prefetch_batches,
-        # The other half is the other loader's: what is ready for training waits for dev's end.
-        host_memory_gib=data.host_memory_gib / 2,
-        full_frame_px=split.full_frame_px,
-        skipped=SkippedClips(len(split.samples), max_fraction=data.max_skipped_fraction)
-        if data.on_decode_error == "skip"
-        else None,
-    )
-
-
-def _open_dev_loader(
-    config: Stage1Config | Stage2Config, split: Split, runtime: Runtime
-) -> EvalLoader:
-    data = config.data
-    return EvalLoader(
-        split.samples,
-        root=split.root,
-        token_ids=split.token_ids,
-        runtime=runtime,
-        batch_size=config.beam.batch_size,
-        frames_per_batch=data.frames_per_batch,
-        frame_stride=data.frame_stride,
-        target_fps=data.target_fps,
-        max_frames=data.max_frames,
-        resize_px=data.resize_px,
-        crop_px=data.crop_px,
-        num_threads=data.num_threads,
-        prefetch_batches=data.prefetch_batches,
-        # The other half is the other loader's: what is ready for training waits for dev's end.
-        host_memory_gib=data.host_memory_gib / 2,
-        full_frame_px=split.full_frame_px,
-    )

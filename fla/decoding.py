@@ -8,8 +8,10 @@ from pathlib import Path
 from torch import distributed
 
 from fla.config.schema import DecodeConfig
+from fla.data.clips import DecodedClips
 from fla.data.loader import EvalLoader
 from fla.data.manifest import fingerprint
+from fla.data.views import PlainView
 from fla.evaluate import Evaluator
 from fla.export import LoadedTranslator, load_translator
 from fla.metrics import Scores
@@ -66,22 +68,32 @@ def _open_loader(
     config: DecodeConfig, translator: LoadedTranslator, split: Split, runtime: Runtime
 ) -> EvalLoader:
     preprocessing = translator.description.preprocessing
-    return EvalLoader(
-        split.samples,
-        root=split.root,
-        token_ids=split.token_ids,
-        runtime=runtime,
-        batch_size=config.beam.batch_size,
-        frames_per_batch=max(config.frames_per_batch, preprocessing.max_frames),
+    frames_per_batch = max(config.frames_per_batch, preprocessing.max_frames)
+    views = PlainView(
         frame_stride=preprocessing.frame_stride,
         target_fps=preprocessing.target_fps,
         max_frames=preprocessing.max_frames,
         resize_px=preprocessing.resize_px,
         crop_px=preprocessing.crop_px,
-        num_threads=config.num_threads,
+    )
+    return EvalLoader(
+        split.samples,
+        source=DecodedClips(
+            root=split.root,
+            views=views,
+            runtime=runtime,
+            max_clips=config.beam.batch_size,
+            frames_per_batch=frames_per_batch,
+            num_threads=config.num_threads,
+            host_memory_gib=config.host_memory_gib,
+            full_frame_px=split.full_frame_px,
+        ),
+        lengths=views.lengths(split.samples),
+        token_ids=split.token_ids,
+        runtime=runtime,
+        batch_size=config.beam.batch_size,
+        frames_per_batch=frames_per_batch,
         prefetch_batches=4,
-        host_memory_gib=config.host_memory_gib,
-        full_frame_px=split.full_frame_px,
     )
 
 

@@ -1,7 +1,7 @@
 """Decode a split on all ranks and check that every sample was decoded exactly once."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -10,11 +10,18 @@ from torch import Tensor, distributed
 
 from fla.batch import Batch
 from fla.config.schema import BeamConfig
-from fla.data.loader import EvalLoader
 from fla.metrics import Scores, score
 from fla.progress import Progress
 from fla.run_folder import DecodedRow, RunFolder, write_decodes
 from fla.runtime import Runtime
+
+
+class Batches(Protocol):
+    """What gives this rank's share of a split."""
+
+    num_batches: int
+
+    def __iter__(self) -> Iterator[Batch]: ...
 
 
 class Generator(Protocol):
@@ -95,7 +102,7 @@ def arrange_decodes(decodes: Iterable[DecodedRow], *, split_ids: Sequence[str]) 
 class Evaluator:
     """Translates one split and writes what came out: into the run folder and to the tracker."""
 
-    loader: EvalLoader
+    loader: Batches
     """This rank's share of the split."""
     split: str
     """train, dev or test."""

@@ -44,9 +44,8 @@ FREE_ON_RESUME = (
     "data.host_memory_gib",
     "data.on_decode_error",
     "data.max_skipped_fraction",
-    "beam.batch_size",
-    "features.mode",
     "features.cache_dir",
+    "beam.batch_size",
     "features.encoder_memory_gib",
     "model.gradient_checkpointing",
     "tracking.uri",
@@ -78,6 +77,13 @@ def is_finished(config: Any) -> bool:
         folder, folder / "export",
     )  # fmt: skip
     return True
+
+
+def check_continuation(config: Any) -> None:
+    """Refuse before hours of work what `open_run` would refuse after them; errors are its own."""
+    folder = RunFolder(Path(config.run_dir))
+    if choose_checkpoint(folder, config.resume) is not None:
+        _refuse_changes(config, folder)
 
 
 @contextmanager

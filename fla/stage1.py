@@ -76,7 +76,6 @@ def _train_and_export(config: Stage1Config, runtime: Runtime) -> None:
             engine,
             parts,
             run,
-            prepare=lambda batch: batch.to(runtime.device),
             last_layers=model.last_layers(),
             config=config,
         )

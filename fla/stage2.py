@@ -5,7 +5,6 @@ its sign-wise features in the place of the LLM's word embeddings, and the LLM le
 them (FLa-LLM, section 3.2). The ablations of tables 8 and 9 read other features and train more.
 """
 
-import logging
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -23,12 +22,12 @@ from fla.assembly import (
     open_parts,
     train_stage,
 )
-from fla.batch import Batch
-from fla.build import build_encoder, build_stage2
+from fla.build import build_stage2
 from fla.config.schema import Stage2Config, Stage2OptimConfig
-from fla.description import Description, EncoderShape
+from fla.description import Description
+from fla.encoder import read_encoder
 from fla.engine import Engine, open_engine
-from fla.export import load_encoder, stored_tensors, write_export
+from fla.export import stored_tensors, write_export
 from fla.models.features import FeatureEncoder, FrozenEncoder
 from fla.models.llm import build_llm, read_llm
 from fla.models.loading import fill_buffers, find_tensor
@@ -39,8 +38,6 @@ from fla.run import Run, is_finished, open_run
 from fla.runtime import Runtime, ask_main, start_runtime, stop_runtime
 from fla.shards import Source, place_weights
 from fla.weights import layouts_of, open_weights
-
-log = logging.getLogger(__name__)
 
 
 def run_stage2(config: Stage2Config) -> None:
@@ -56,12 +53,9 @@ def run_stage2(config: Stage2Config) -> None:
 
 
 def _train_and_export(config: Stage2Config, runtime: Runtime) -> None:
-    torch.manual_seed(config.seed)
-    encoder, shape = _read_encoder(config)
-    to_freeze, trained = encoder.split(config.model.freeze)
-    frozen = None if to_freeze is None else _freeze(to_freeze, config, runtime)
+    frozen, trained, shape = read_encoder(config, runtime)
     with (
-        open_parts(config, runtime) as parts,
+        open_parts(config, runtime, encoder=frozen) as parts,
         open_run(
             config,
             stage="stage2",
@@ -94,37 +88,12 @@ def _train_and_export(config: Stage2Config, runtime: Runtime) -> None:
             engine,
             parts,
             run,
-            prepare=lambda batch: _prepare(batch.to(runtime.device), frozen),
             last_layers=model.last_layers(),
             config=config,
         )
         if frozen is not None and frozen.digest() != digest:
             raise RuntimeError("The frozen visual encoder changed while the LLM was trained.")
         _export(config, description, parts, run, engine, frozen)
-
-
-def _read_encoder(config: Stage2Config) -> tuple[FeatureEncoder, EncoderShape]:
-    """The encoder of stage 1 as far as its features are read, or a new one."""
-    model = config.model
-    if model.encoder_export:
-        return load_encoder(Path(model.encoder_export), input_features=model.input_features)
-    if not model.backbone_weights:
-        log.info("The backbone starts from random weights: model.backbone_weights is empty.")
-    shape = EncoderShape(
-        sign_width=model.sign_width,
-        kernel_size=model.kernel_size,
-        input_features=model.input_features,
-    )
-    return build_encoder(shape, backbone_weights=model.backbone_weights), shape
-
-
-def _freeze(encoder: FeatureEncoder, config: Stage2Config, runtime: Runtime) -> FrozenEncoder:
-    frozen = FrozenEncoder(encoder, memory_gib=config.features.encoder_memory_gib)
-    return frozen.to(runtime.device)
-
-
-def _prepare(batch: Batch, frozen: FrozenEncoder | None) -> Batch:
-    return batch if frozen is None or batch.frames is None else frozen(batch)
 
 
 def _read_llm(config: Stage2Config, parts: Parts) -> dict[str, Any]:
@@ -143,6 +112,7 @@ def _build_model(
     config: Stage2Config, description: Description, parts: Parts, trained: FeatureEncoder | None
 ) -> Stage2Model:
     """The model with its weights, sharded where the engine shards them."""
+    torch.manual_seed(config.seed)
     source: Source
     if config.model.random_llm:
         llm, source = build_llm(description.translator), _no_tensor

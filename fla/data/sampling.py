@@ -6,7 +6,7 @@ own part, so nothing is ever sent between ranks, and a run that resumes makes th
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -204,9 +204,36 @@ def plan_evaluation(
         turn, rank = divmod(place, world_size)
         shares[rank if turn % 2 == 0 else world_size - 1 - rank].append(index)
     return tuple(
-        _cut_in_order(share, lengths, batch_size=batch_size, frames_per_batch=frames_per_batch)
+        cut_in_order(share, lengths, batch_size=batch_size, frames_per_batch=frames_per_batch)
         for share in shares
     )
+
+
+def cut_in_order(
+    share: Sequence[int],
+    lengths: NDArray[np.integer] | Mapping[int, int],
+    *,
+    batch_size: int,
+    frames_per_batch: int,
+) -> tuple[MicroBatch, ...]:
+    """Batches of samples in their order, each as full as it may be.
+
+    Args:
+        share: Sample indices.
+        lengths: Frames of each sample; one alone does not exceed `frames_per_batch`.
+        batch_size: Most samples of a batch.
+        frames_per_batch: Most frames of a batch, all its clips together.
+    """
+    batches: list[list[int]] = []
+    frames = 0
+    for index in share:
+        length = int(lengths[index])
+        if not batches or len(batches[-1]) == batch_size or frames + length > frames_per_batch:
+            batches.append([])
+            frames = 0
+        batches[-1].append(index)
+        frames += length
+    return tuple(map(tuple, batches))
 
 
 def centre_warp(*, resize_px: int, crop_px: int) -> NDArray[np.float32]:
@@ -336,22 +363,3 @@ def _deal(
         hands[hand].append(index)
         frames[hand] += int(lengths[index])
     return hands
-
-
-def _cut_in_order(
-    share: Sequence[int],
-    lengths: NDArray[np.integer],
-    *,
-    batch_size: int,
-    frames_per_batch: int,
-) -> tuple[MicroBatch, ...]:
-    batches: list[list[int]] = []
-    frames = 0
-    for index in share:
-        length = int(lengths[index])
-        if not batches or len(batches[-1]) == batch_size or frames + length > frames_per_batch:
-            batches.append([])
-            frames = 0
-        batches[-1].append(index)
-        frames += length
-    return tuple(map(tuple, batches))

@@ -3,12 +3,16 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from fla.data.clips import DecodedClips
 from fla.data.loader import EvalLoader, TrainLoader
 from fla.data.manifest import Manifest, read_manifest
+from fla.data.views import DrawnViews, PlainView
+from fla.runtime import Runtime
 from tests.helpers.commands import python, run_well
 from tests.helpers.ranks import one_of
 from tests.helpers.videos import write_video
@@ -27,12 +31,29 @@ LOOK = {
     "max_frames": 12,
     "resize_px": 18,
     "crop_px": 16,
-    "frames_per_batch": 48,
-    "num_threads": 2,
-    "prefetch_batches": 4,
-    "host_memory_gib": 1.0,
-    "full_frame_px": 0,
 }
+FRAMES_PER_BATCH = 48
+
+
+def loader_arguments(train: Manifest, views: PlainView, runtime: Runtime) -> dict[str, Any]:
+    """What both loaders take."""
+    return {
+        "source": DecodedClips(
+            root=train.root,
+            views=views,
+            runtime=runtime,
+            max_clips=16,
+            frames_per_batch=FRAMES_PER_BATCH,
+            num_threads=2,
+            host_memory_gib=1.0,
+            full_frame_px=0,
+        ),
+        "lengths": views.lengths(train.samples),
+        "token_ids": [[4, 2, 5]] * NUM_CLIPS,
+        "runtime": runtime,
+        "frames_per_batch": FRAMES_PER_BATCH,
+        "prefetch_batches": 4,
+    }
 
 
 def write_split(source: Path, split: str, *, num_recordings: int, num_clips: int) -> None:
@@ -93,22 +114,22 @@ def test_every_clip_decodes(manifests: Path):
 def test_an_epoch_of_training_shows_every_clip_exactly_once(world_size: int, train: Manifest):
     ids: list[str] = []
     steps: list[int] = []
+    views = DrawnViews(
+        seed=1,
+        augment=True,
+        max_rotation_deg=30.0,
+        max_rescale_fraction=0.2,
+        max_shift_fraction=0.04,
+        **LOOK,
+    )
     for rank in range(world_size):
         loader = TrainLoader(
             train.samples,
-            root=train.root,
-            token_ids=[[4, 2, 5]] * NUM_CLIPS,
-            runtime=one_of(world_size, rank),
             seed=1,
             global_batch_size=GLOBAL_BATCH,
             micro_batch_size=GLOBAL_BATCH // world_size // (1 if world_size == 3 else 3),
             shortest_first_epochs=0,
-            augment=True,
-            max_rotation_deg=30.0,
-            max_rescale_fraction=0.2,
-            max_shift_fraction=0.04,
-            skipped=None,
-            **LOOK,
+            **loader_arguments(train, views, one_of(world_size, rank)),
         )
         batches = [step.micro_batches for step in loader.epoch(0)]
         loader.close()
@@ -124,11 +145,8 @@ def test_an_evaluation_on_three_ranks_shows_every_clip_exactly_once(train: Manif
     for rank in range(3):
         loader = EvalLoader(
             train.samples,
-            root=train.root,
-            token_ids=[[4, 2, 5]] * NUM_CLIPS,
-            runtime=one_of(3, rank),
             batch_size=16,
-            **LOOK,
+            **loader_arguments(train, PlainView(**LOOK), one_of(3, rank)),
         )
         ids += [id for batch in loader for id in batch.sample_ids]
         loader.close()

@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from fla.batch import IGNORE_INDEX, Batch, Step
+from fla.data.clips import DecodedClips
 from fla.data.decode.video import in_range, probe_video
 from fla.data.loader import EvalLoader, TrainLoader
 from fla.data.manifest import Sample
 from fla.data.pipeline import IMAGENET_MEAN, IMAGENET_STD, ClipPipeline, ClipRequest
 from fla.data.sampling import choose_frames
 from fla.data.skipped import SkippedClips
+from fla.data.views import DrawnViews, PlainView
 from fla.errors import ConfigError, DataError
 from fla.runtime import Runtime
 from tests.helpers.ranks import one_of
@@ -25,6 +27,7 @@ from tests.helpers.videos import read_number, write_video
 
 NUM_SAMPLES = 13
 CROP_PX = 24
+LOOK = {"frame_stride": 3, "max_frames": 8, "resize_px": 32}
 
 
 @pytest.fixture(scope="module")
@@ -84,29 +87,37 @@ def open_train_loader(
     host_memory_gib: float = 1.0,
     skipped: SkippedClips | None = None,
 ) -> TrainLoader:
+    views = DrawnViews(
+        seed=5,
+        augment=augment,
+        max_rotation_deg=30.0,
+        max_rescale_fraction=0.2,
+        max_shift_fraction=0.04,
+        crop_px=CROP_PX,
+        target_fps=target_fps,
+        **LOOK,
+    )
     return TrainLoader(
         samples,
-        root=root,
+        source=DecodedClips(
+            root=root,
+            views=views,
+            runtime=runtime or one_of(1),
+            max_clips=micro_batch_size,
+            frames_per_batch=frames_per_batch,
+            num_threads=2,
+            host_memory_gib=host_memory_gib,
+            full_frame_px=0,
+        ),
+        lengths=views.lengths(samples),
         token_ids=token_ids(samples),
         runtime=runtime or one_of(1),
         seed=5,
         global_batch_size=4,
         micro_batch_size=micro_batch_size,
         frames_per_batch=frames_per_batch,
-        frame_stride=3,
-        target_fps=target_fps,
-        max_frames=8,
-        resize_px=32,
-        crop_px=CROP_PX,
         shortest_first_epochs=shortest_first_epochs,
-        augment=augment,
-        max_rotation_deg=30.0,
-        max_rescale_fraction=0.2,
-        max_shift_fraction=0.04,
-        num_threads=2,
         prefetch_batches=prefetch_batches,
-        host_memory_gib=host_memory_gib,
-        full_frame_px=0,
         skipped=skipped,
     )
 
@@ -119,22 +130,25 @@ def open_eval_loader(
     crop_px: int = 32,
     target_fps: float = 0.0,
 ) -> EvalLoader:
+    views = PlainView(crop_px=crop_px, target_fps=target_fps, **LOOK)
     return EvalLoader(
         samples,
-        root=root,
+        source=DecodedClips(
+            root=root,
+            views=views,
+            runtime=runtime or one_of(1),
+            max_clips=3,
+            frames_per_batch=60,
+            num_threads=2,
+            host_memory_gib=1.0,
+            full_frame_px=0,
+        ),
+        lengths=views.lengths(samples),
         token_ids=token_ids(samples),
         runtime=runtime or one_of(1),
         batch_size=3,
         frames_per_batch=60,
-        frame_stride=3,
-        target_fps=target_fps,
-        max_frames=8,
-        resize_px=32,
-        crop_px=crop_px,
-        num_threads=2,
         prefetch_batches=2,
-        host_memory_gib=1.0,
-        full_frame_px=0,
     )
 
 

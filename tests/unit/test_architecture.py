@@ -58,9 +58,10 @@ LAYERS = (
         "split",
         "tracking",
     },
-    {"evaluate", "run", "skipping", "train"},
-    {"assembly"},
-    {"decoding", "pretrain", "stage1", "stage2", "translate", "trim"},
+    {"ahead", "caching", "evaluate", "run", "skipping", "train"},
+    {"loaders"},
+    {"assembly", "encoder"},
+    {"decoding", "encoding", "pretrain", "stage1", "stage2", "translate", "trim"},
 )
 SIBLINGS = LAYERS[2]
 

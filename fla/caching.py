@@ -1,0 +1,328 @@
+"""Make feature caches: the frozen encoder runs once over a split, on all ranks, shard by shard.
+
+A build that was stopped goes on: a shard that is there is not made again. `cache.json` is written
+first, to say what is being built, and last, with the index of all shards: only then is it whole.
+"""
+
+import fcntl
+import logging
+import shutil
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, distributed
+
+from fla.batch import Batch, pad_labels
+from fla.config.schema import DataConfig
+from fla.data.clips import DecodedClips
+from fla.data.feature_key import describe_differences, gather_facts
+from fla.data.feature_shards import (
+    DTYPE,
+    ShardIndex,
+    ShardPlan,
+    describe_size,
+    plan_shards,
+    read_index,
+    write_shard,
+)
+from fla.data.features import (
+    CACHE_JSON,
+    CachedFeatures,
+    CacheFolder,
+    cache_content,
+    folder_of,
+    open_features,
+    read_cache_json,
+)
+from fla.data.loader import ClipLoader
+from fla.data.skipped import SkippedClips
+from fla.data.views import PlainView
+from fla.errors import CheckpointError, DataError
+from fla.progress import Progress
+from fla.run_folder import write_json
+from fla.runtime import Runtime, ask_main
+from fla.split import Split
+
+log = logging.getLogger(__name__)
+
+_LOCK = "lock"
+# A rank may have a shard left when the others are done, however long one takes.
+_PATIENCE = timedelta(days=7)
+
+
+class Encoder(Protocol):
+    """A frozen encoder."""
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The same batch with features, bfloat16, in the place of its frames."""
+        ...
+
+    def digest(self) -> str:
+        """SHA-256 of its weights."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheBuilder:
+    """Makes the cache of one split, or finds it."""
+
+    split: Split
+    views: PlainView
+    num_views: int
+    """Of each clip; 0: the plain one."""
+    encoder: Encoder
+    input_features: str
+    """Which of the encoder's features these are."""
+    cache_dir: Path
+    data: DataConfig
+    """Says how to decode."""
+    leaves_out: bool
+    """Whether clips that do not decode are left out and listed, or end the build."""
+    runtime: Runtime
+
+    def open(self) -> CachedFeatures:
+        """Build what is missing, and open the cache; every rank calls it.
+
+        Raises:
+            DataError: A clip does not decode, or the disk has too little room.
+            CheckpointError: What is there is damaged or of another cache, or cannot be written.
+        """
+        runtime = self.runtime
+        with ExitStack() as held:
+            folder, is_whole = ask_main(runtime, self._find)
+            if not is_whole:
+                self._build(folder, held)
+        features = open_features(
+            folder,
+            num_views=max(1, self.num_views),
+            rank=runtime.rank,
+            world_size=runtime.world_size,
+        )
+        end = " There was nothing left to encode." if is_whole else ""
+        log.info("%s: %s%s", self._name, features.summary, end)
+        return features
+
+    @property
+    def _name(self) -> str:
+        return self.split.name
+
+    @cached_property
+    def _plans(self) -> list[ShardPlan]:
+        return plan_shards(
+            self.split.samples,
+            views=self.views,
+            num_views=max(1, self.num_views),
+            width=self._width,
+            frames_per_batch=self.data.frames_per_batch,
+        )
+
+    @cached_property
+    def _width(self) -> int:
+        """D: what the encoder makes of a gray frame tells it."""
+        size = self.views.crop_px
+        batch = Batch(
+            sample_ids=("",),
+            references=("",),
+            frame_lengths=torch.tensor([1]),
+            labels=pad_labels([[0]]),
+            frames=torch.zeros(1, 3, size, size),
+        )
+        features = self.encoder(batch.to(self.runtime.device)).features
+        assert features is not None
+        return features.shape[1]
+
+    def _find(self) -> tuple[CacheFolder, bool]:
+        """The folder, and whether all is in it; says which others are of no use."""
+        facts = gather_facts(
+            self.split.samples,
+            root=self.split.root,
+            views=self.views,
+            num_views=self.num_views,
+            encoder_digest=self.encoder.digest(),
+            input_features=self.input_features,
+        )
+        folder = folder_of(self.cache_dir, self._name, facts)
+        for path in sorted(self.cache_dir.glob(f"{self._name}-*/{CACHE_JSON}")):
+            other = read_cache_json(path)
+            if path != folder.json and other is not None:
+                log.info(
+                    "%s is of no use here: %s. Delete it, unless another run has use for it.",
+                    path.parent,
+                    describe_differences(other["facts"], facts),
+                )
+        return folder, folder.read_shards() is not None
+
+    def _build(self, folder: CacheFolder, held: ExitStack) -> None:
+        plans = self._plans
+        missing = set(ask_main(self.runtime, lambda: self._prepare(folder, held)))
+        rank, world_size = self.runtime.rank, self.runtime.world_size
+        waiting = [plan for plan in plans if plan.name in missing]
+        self._encode_shards(folder, waiting[rank::world_size])
+        _wait_for_all()
+        ask_main(self.runtime, lambda: self._finish(folder))
+
+    def _prepare(self, folder: CacheFolder, held: ExitStack) -> list[str]:
+        """Names of the shards to make; says what they will take, and leaves the folder locked."""
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            held.enter_context(_locked(folder.path))
+            # What a killed build was writing.
+            for unfinished in folder.path.glob(".*.safetensors.*"):
+                unfinished.unlink()
+            missing = [plan for plan in self._plans if not self._is_made(folder, plan)]
+            if len(missing) < len(self._plans):
+                log.info(
+                    "%s is not whole: building goes on, %d of %d shards are there.",
+                    folder.path, len(self._plans) - len(missing), len(self._plans),
+                )  # fmt: skip
+            self._check_space(folder.path, missing)
+            write_json(folder.json, cache_content(folder.facts, None))
+        except OSError as error:
+            raise _unwritable(folder.path, error) from error
+        return [plan.name for plan in missing]
+
+    def _is_made(self, folder: CacheFolder, plan: ShardPlan) -> bool:
+        if not (folder.path / plan.name).exists():
+            return False
+        try:
+            index = read_index(folder.path, plan.name, key=folder.key)
+        except CheckpointError as error:
+            log.warning("%s", error)
+            return False
+        # Other batches a pass make the same shard of it.
+        return {*index.ids, *index.left_out} == set(self._ids(plan)) and index.view == plan.view
+
+    def _ids(self, plan: ShardPlan) -> list[str]:
+        return [self.split.samples[index].id for batch in plan.batches for index in batch]
+
+    def _check_space(self, folder: Path, missing: Sequence[ShardPlan]) -> None:
+        num_frames = sum(plan.num_frames for plan in missing)
+        needed = num_frames * self._width * DTYPE.itemsize
+        log.info(
+            "%s: %d clips with %d frames are to be encoded, %s on disk, in %s.",
+            self._name, sum(plan.num_clips for plan in missing), num_frames,
+            describe_size(needed), folder,
+        )  # fmt: skip
+        free = shutil.disk_usage(folder).free
+        if needed > free:
+            raise DataError(
+                f"{folder}: the features of {self._name} need {describe_size(needed)}, and "
+                f"{describe_size(free)} are free. Make room, or name another features.cache_dir."
+            )
+
+    def _encode_shards(self, folder: CacheFolder, plans: Sequence[ShardPlan]) -> None:
+        progress = Progress(
+            f"encode {self._name}", total=sum(plan.num_clips for plan in plans), unit="clips",
+            is_shown=self.runtime.is_main,
+        )  # fmt: skip
+        loader = self._open_loader()
+        work = [(batch, plan.view) for plan in plans for batch in plan.batches]
+        with closing(loader), progress, closing(loader.read(work)) as batches:
+            for plan in plans:
+                index, features = self._encode(plan, batches, loader.skipped, progress)
+                write_shard(folder.path, index, features, key=folder.key)
+
+    def _open_loader(self) -> ClipLoader:
+        samples, data = self.split.samples, self.data
+        return ClipLoader(
+            samples,
+            source=DecodedClips(
+                root=self.split.root,
+                views=self.views,
+                runtime=self.runtime,
+                max_clips=max(len(batch) for plan in self._plans for batch in plan.batches),
+                frames_per_batch=data.frames_per_batch,
+                num_threads=data.num_threads,
+                host_memory_gib=data.host_memory_gib,
+                full_frame_px=self.split.full_frame_px,
+            ),
+            lengths=self.views.lengths(samples),
+            token_ids=self.split.token_ids,
+            runtime=self.runtime,
+            frames_per_batch=data.frames_per_batch,
+            prefetch_batches=data.prefetch_batches,
+            skipped=SkippedClips(len(samples), max_fraction=data.max_skipped_fraction)
+            if self.leaves_out
+            else None,
+        )
+
+    def _encode(
+        self,
+        plan: ShardPlan,
+        batches: Iterator[Batch],
+        skipped: SkippedClips | None,
+        progress: Progress,
+    ) -> tuple[ShardIndex, Tensor]:
+        features = torch.empty(plan.num_frames, self._width, dtype=DTYPE)
+        ids: list[str] = []
+        lengths: list[int] = []
+        for planned in plan.batches:
+            batch = next(batches)
+            if not batch.is_blank:
+                begin = sum(lengths)
+                ids += batch.sample_ids
+                lengths += batch.frame_lengths.tolist()
+                encoded = self.encoder(batch.to(self.runtime.device)).features
+                assert encoded is not None
+                features[begin : sum(lengths)].copy_(encoded)
+            progress.advance(len(planned))
+        left_out = self._left_out(plan, ids, skipped)
+        index = ShardIndex(
+            name=plan.name,
+            view=plan.view,
+            ids=tuple(ids),
+            lengths=tuple(lengths),
+            left_out=left_out,
+        )
+        return index, features[: sum(lengths)]
+
+    def _left_out(
+        self, plan: ShardPlan, ids: Sequence[str], skipped: SkippedClips | None
+    ) -> dict[str, str]:
+        if skipped is None:
+            return {}
+        for reason in skipped.new.values():
+            log.warning("Left out: %s", reason)
+        skipped.merge(skipped.new)
+        return {id: skipped.all[id] for id in self._ids(plan) if id not in set(ids)}
+
+    def _finish(self, folder: CacheFolder) -> None:
+        shards = [read_index(folder.path, plan.name, key=folder.key) for plan in self._plans]
+        try:
+            write_json(
+                folder.json, cache_content(folder.facts, [asdict(shard) for shard in shards])
+            )
+        except OSError as error:
+            raise _unwritable(folder.path, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"{folder}: the features cannot be written ({error.strerror}). Make room, or name another "
+        "features.cache_dir."
+    )
+
+
+def _wait_for_all() -> None:
+    # The usual group gives up after minutes.
+    group: Any = distributed.new_group(backend="gloo", timeout=_PATIENCE)
+    distributed.barrier(group)
+    distributed.destroy_process_group(group)
+
+
+@contextmanager
+def _locked(folder: Path) -> Generator[None, None, None]:
+    with (folder / _LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(
+                f"{folder}: another run is encoding there. Start again when it has ended."
+            ) from None
+        yield
