@@ -97,9 +97,9 @@ class Ahead:
 
 
 def _end(coming: "Future[T | None]") -> None:
-    # A generator that is being asked cannot be closed.
-    coming.cancel()
-    wait([coming])
+    # One that runs is not to be cancelled, and a generator that is being asked not to be closed.
+    if not coming.cancel():
+        wait([coming])
 
 
 class AheadTrainLoader:

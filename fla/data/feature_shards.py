@@ -199,7 +199,7 @@ def index_from(content: dict[str, object]) -> ShardIndex:
 def describe_size(num_bytes: int) -> str:
     """Bytes as people say them."""
     gib, mib = num_bytes / 2**30, num_bytes / 2**20
-    return f"{gib:.2f} GiB" if gib >= 0.1 else f"{mib:.2f} MiB"
+    return f"{gib:.2f} GiB" if gib >= 0.1 else f"{mib:.3g} MiB"
 
 
 def _cut(order: Sequence[int], lengths: dict[int, int], most: int) -> list[list[int]]:
