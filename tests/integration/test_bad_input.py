@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.commands import ROOT, deepspeed, environment, python, run
+from tests.helpers.exports import write_untrained_stage1
 
 CONFIG, DATA = 2, 1
 
@@ -35,28 +36,9 @@ def expect_sentence(
 
 @pytest.fixture
 def stage1_export(corpus, tmp_path) -> Path:
-    """An export of a stage 1 that has learned nothing: enough to start from."""
-    from fla.build import build_stage1
-    from fla.description import Corpus, Description, EncoderShape, Preprocessing
-    from fla.export import stored_tensors, write_export
-    from fla.text.codec import read_codec
-    from fla.weights import layouts_of
-
-    codec = read_codec(corpus.mbart, language="en_XX")
-    description = Description(
-        stage=1,
-        encoder=EncoderShape(sign_width=32, kernel_size=3),
-        translator={"size": "tiny"},
-        language="en_XX",
-        max_tokens=150,
-        autocast=False,
-        preprocessing=Preprocessing(frame_stride=4, max_frames=12, resize_px=36, crop_px=32),
-        corpus=Corpus(manifest_dir=str(corpus.manifests), video_root=""),
+    return write_untrained_stage1(
+        tmp_path / "stage1" / "export", tokenizer=corpus.mbart, manifests=corpus.manifests
     )
-    folder = tmp_path / "stage1" / "export"
-    tensors = stored_tensors(build_stage1(description, codec))
-    write_export(folder, layouts_of(tensors), tensors.items(), description=description, codec=codec)
-    return folder
 
 
 @pytest.fixture

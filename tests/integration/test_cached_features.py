@@ -8,37 +8,20 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from fla.data.features import read_cache_json
-from fla.export import Corpus, Description, Preprocessing, build_stage1, write_export
 from fla.run_folder import RunFolder, list_complete_checkpoints
-from fla.text.codec import read_codec
 from tests.helpers.commands import ROOT, deepspeed, environment, python, run, run_well
+from tests.helpers.exports import write_untrained_stage1
 
-SIGN_WIDTH = 32
 # Of 12 clips, so that there is something left to do when the first shard is there.
 MANY_VIEWS = "features.num_views=24"
 
 
 @pytest.fixture(scope="module")
 def encoder_export(corpus, tmp_path_factory) -> Path:
-    """A stage 1 that has learned nothing."""
-    codec = read_codec(corpus.mbart, language="en_XX")
-    description = Description(
-        stage=1,
-        encoder={"sign_width": SIGN_WIDTH, "kernel_size": 3},
-        translator={"size": "tiny"},
-        language="en_XX",
-        max_tokens=150,
-        autocast=False,
-        preprocessing=Preprocessing(frame_stride=3, max_frames=12, resize_px=36, crop_px=32),
-        corpus=Corpus(manifest_dir=str(corpus.manifests), video_root=""),
-    )
     folder = tmp_path_factory.mktemp("stage1") / "export"
-    torch.manual_seed(1)
-    write_export(folder, build_stage1(description, codec), description=description, codec=codec)
-    return folder
+    return write_untrained_stage1(folder, tokenizer=corpus.mbart, manifests=corpus.manifests)
 
 
 @pytest.fixture(scope="module")
@@ -118,4 +101,4 @@ def test_an_encoder_that_learns_is_not_cached(words):
     done = run(python("launchers/stage2.py", *words, "features=cached", "model.freeze=nothing"))
 
     assert done.returncode == 2
-    assert "features.mode (cached) needs an encoder that does not change" in done.stderr
+    assert "error: features=cached with model.freeze=nothing" in done.stderr
