@@ -19,7 +19,7 @@ help:
 	@echo 'make demo    corpus, both stages, decoding, scores, one video translated'
 	@echo 'make test    lint, then all tests but the slow ones and those for a GPU'
 	@echo 'make lint    ruff and mypy'
-	@echo 'make bench   the data path beside other ways, in ratios; installs those first'
+	@echo 'make bench   the data path beside other ways, and cached features beside online ones, in ratios'
 	@echo 'make clean   remove .venv and caches; runs and data stay'
 
 demo: $(INSTALLED)
@@ -36,6 +36,7 @@ lint: $(INSTALLED)
 
 bench: $(BENCH_INSTALLED)
 	@.venv/bin/python -m tests.benchmarks.decode
+	@DS_ACCELERATOR=cpu .venv/bin/python -m tests.benchmarks.features
 
 clean:
 	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

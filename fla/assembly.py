@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from torch import nn
 
-from fla.caching import Encoder
 from fla.checkpoint import load_checkpoint
 from fla.config.deepspeed import read_deepspeed_config
 from fla.config.schema import Stage1Config, Stage2Config
@@ -19,6 +18,7 @@ from fla.loaders import Loaders, open_loaders
 from fla.run import Run, check_continuation
 from fla.run_folder import checkpoint_tag
 from fla.runtime import Runtime
+from fla.shard_encoder import Encoder
 from fla.split import Split, read_split
 from fla.text.codec import TextCodec, read_codec
 from fla.train import Schedule, plan_schedule, train

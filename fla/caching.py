@@ -7,29 +7,26 @@ first, to say what is being built, and last, with the index of all shards: only 
 import fcntl
 import logging
 import shutil
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import distributed
 
 from fla.batch import Batch, pad_labels
 from fla.config.schema import DataConfig
-from fla.data.clips import DecodedClips
 from fla.data.feature_key import describe_differences, gather_facts
 from fla.data.feature_shards import (
     DTYPE,
-    ShardIndex,
     ShardPlan,
     describe_size,
     plan_shards,
     read_index,
-    write_shard,
 )
 from fla.data.features import (
     CACHE_JSON,
@@ -40,13 +37,11 @@ from fla.data.features import (
     open_features,
     read_cache_json,
 )
-from fla.data.loader import ClipLoader
-from fla.data.skipped import SkippedClips
 from fla.data.views import PlainView
 from fla.errors import CheckpointError, DataError
-from fla.progress import Progress
 from fla.run_folder import write_json
 from fla.runtime import Runtime, ask_main
+from fla.shard_encoder import Encoder, ShardEncoder
 from fla.split import Split
 
 log = logging.getLogger(__name__)
@@ -54,18 +49,6 @@ log = logging.getLogger(__name__)
 _LOCK = "lock"
 # A rank may have a shard left when the others are done, however long one takes.
 _PATIENCE = timedelta(days=7)
-
-
-class Encoder(Protocol):
-    """A frozen encoder."""
-
-    def __call__(self, batch: Batch) -> Batch:
-        """The same batch with features, bfloat16, in the place of its frames."""
-        ...
-
-    def digest(self) -> str:
-        """SHA-256 of its weights."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +146,16 @@ class CacheBuilder:
         missing = set(ask_main(self.runtime, lambda: self._prepare(folder, held)))
         rank, world_size = self.runtime.rank, self.runtime.world_size
         waiting = [plan for plan in plans if plan.name in missing]
-        self._encode_shards(folder, waiting[rank::world_size])
+        shards = ShardEncoder(
+            split=self.split,
+            views=self.views,
+            encoder=self.encoder,
+            width=self._width,
+            data=self.data,
+            leaves_out=self.leaves_out,
+            runtime=self.runtime,
+        )
+        shards.write(folder, waiting[rank::world_size])
         _wait_for_all()
         ask_main(self.runtime, lambda: self._finish(folder))
 
@@ -195,11 +187,9 @@ class CacheBuilder:
         except CheckpointError as error:
             log.warning("%s", error)
             return False
+        ids = {self.split.samples[number].id for batch in plan.batches for number in batch}
         # Other batches a pass make the same shard of it.
-        return {*index.ids, *index.left_out} == set(self._ids(plan)) and index.view == plan.view
-
-    def _ids(self, plan: ShardPlan) -> list[str]:
-        return [self.split.samples[index].id for batch in plan.batches for index in batch]
+        return {*index.ids, *index.left_out} == ids and index.view == plan.view
 
     def _check_space(self, folder: Path, missing: Sequence[ShardPlan]) -> None:
         num_frames = sum(plan.num_frames for plan in missing)
@@ -215,82 +205,6 @@ class CacheBuilder:
                 f"{folder}: the features of {self._name} need {describe_size(needed)}, and "
                 f"{describe_size(free)} are free. Make room, or name another features.cache_dir."
             )
-
-    def _encode_shards(self, folder: CacheFolder, plans: Sequence[ShardPlan]) -> None:
-        progress = Progress(
-            f"encode {self._name}", total=sum(plan.num_clips for plan in plans), unit="clips",
-            is_shown=self.runtime.is_main,
-        )  # fmt: skip
-        loader = self._open_loader()
-        work = [(batch, plan.view) for plan in plans for batch in plan.batches]
-        with closing(loader), progress, closing(loader.read(work)) as batches:
-            for plan in plans:
-                index, features = self._encode(plan, batches, loader.skipped, progress)
-                write_shard(folder.path, index, features, key=folder.key)
-
-    def _open_loader(self) -> ClipLoader:
-        samples, data = self.split.samples, self.data
-        return ClipLoader(
-            samples,
-            source=DecodedClips(
-                root=self.split.root,
-                views=self.views,
-                runtime=self.runtime,
-                max_clips=max(len(batch) for plan in self._plans for batch in plan.batches),
-                frames_per_batch=data.frames_per_batch,
-                num_threads=data.num_threads,
-                host_memory_gib=data.host_memory_gib,
-                full_frame_px=self.split.full_frame_px,
-            ),
-            lengths=self.views.lengths(samples),
-            token_ids=self.split.token_ids,
-            runtime=self.runtime,
-            frames_per_batch=data.frames_per_batch,
-            prefetch_batches=data.prefetch_batches,
-            skipped=SkippedClips(len(samples), max_fraction=data.max_skipped_fraction)
-            if self.leaves_out
-            else None,
-        )
-
-    def _encode(
-        self,
-        plan: ShardPlan,
-        batches: Iterator[Batch],
-        skipped: SkippedClips | None,
-        progress: Progress,
-    ) -> tuple[ShardIndex, Tensor]:
-        features = torch.empty(plan.num_frames, self._width, dtype=DTYPE)
-        ids: list[str] = []
-        lengths: list[int] = []
-        for planned in plan.batches:
-            batch = next(batches)
-            if not batch.is_blank:
-                begin = sum(lengths)
-                ids += batch.sample_ids
-                lengths += batch.frame_lengths.tolist()
-                encoded = self.encoder(batch.to(self.runtime.device)).features
-                assert encoded is not None
-                features[begin : sum(lengths)].copy_(encoded)
-            progress.advance(len(planned))
-        left_out = self._left_out(plan, ids, skipped)
-        index = ShardIndex(
-            name=plan.name,
-            view=plan.view,
-            ids=tuple(ids),
-            lengths=tuple(lengths),
-            left_out=left_out,
-        )
-        return index, features[: sum(lengths)]
-
-    def _left_out(
-        self, plan: ShardPlan, ids: Sequence[str], skipped: SkippedClips | None
-    ) -> dict[str, str]:
-        if skipped is None:
-            return {}
-        for reason in skipped.new.values():
-            log.warning("Left out: %s", reason)
-        skipped.merge(skipped.new)
-        return {id: skipped.all[id] for id in self._ids(plan) if id not in set(ids)}
 
     def _finish(self, folder: CacheFolder) -> None:
         shards = [read_index(folder.path, plan.name, key=folder.key) for plan in self._plans]

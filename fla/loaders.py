@@ -8,7 +8,7 @@ from typing import Literal
 
 from fla.ahead import Ahead, AheadEvalLoader, AheadTrainLoader
 from fla.batch import Batch
-from fla.caching import CacheBuilder, Encoder
+from fla.caching import CacheBuilder
 from fla.config.schema import DataConfig, Stage1Config, Stage2Config
 from fla.data.clips import ClipSource, DecodedClips
 from fla.data.loader import EvalLoader, TrainLoader
@@ -16,6 +16,7 @@ from fla.data.skipped import SkippedClips
 from fla.data.views import DrawnViews, PlainView
 from fla.evaluate import Batches
 from fla.runtime import Runtime
+from fla.shard_encoder import Encoder
 from fla.split import Split
 from fla.train import Loader
 

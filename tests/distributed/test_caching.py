@@ -15,8 +15,10 @@ from torch import distributed
 from fla.batch import Batch
 from fla.caching import CacheBuilder
 from fla.config.schema import DataConfig
+from fla.data.clips import DecodedClips
 from fla.data.decode.video import in_range, probe_video
 from fla.data.features import CachedFeatures
+from fla.data.loader import ClipLoader
 from fla.data.manifest import Sample
 from fla.data.views import DrawnViews, PlainView
 from fla.errors import CheckpointError, DataError
@@ -124,6 +126,28 @@ def builder_of(root: Path, cache_dir: Path, **changes: Any) -> CacheBuilder:
     return CacheBuilder(**(arguments | changes))
 
 
+def decoder_of(builder: CacheBuilder) -> ClipLoader:
+    split = builder.split
+    return ClipLoader(
+        split.samples,
+        source=DecodedClips(
+            root=split.root,
+            views=builder.views,
+            runtime=one_of(1),
+            max_clips=1,
+            frames_per_batch=24,
+            num_threads=1,
+            host_memory_gib=1.0,
+            full_frame_px=0,
+        ),
+        lengths=builder.views.lengths(split.samples),
+        token_ids=split.token_ids,
+        runtime=one_of(1),
+        frames_per_batch=24,
+        prefetch_batches=2,
+    )
+
+
 def cache_of(cache_dir: Path) -> Path:
     (folder,) = cache_dir.iterdir()
     return folder
@@ -161,7 +185,7 @@ def test_cached_features_are_what_the_encoder_makes_of_the_frames(root: Path, tm
     cached = builder.open()
 
     with torch.no_grad():
-        loader = builder._open_loader()
+        loader = decoder_of(builder)
         for batch in loader.read([((4,), 0), ((6,), 1)]):
             epoch = 1 if batch.sample_ids == ("clip6",) else 0
             samples = [builder.split.samples[int(id[4:])] for id in batch.sample_ids]

@@ -2,7 +2,6 @@
 
 AdamW, a cosine, clipping, label smoothing, clips and sentences of all lengths, four micro-batches a
 step. Bounds of the loss in nats a token: 1e-5 in float32, 0.02 in bfloat16 with float32 masters.
-from PyTorch's by a few 1e-4 of its value before it clips; 0.05 in bfloat16 with float32 masters.
 """
 
 from pathlib import Path

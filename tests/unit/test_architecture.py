@@ -58,7 +58,7 @@ LAYERS = (
         "split",
         "tracking",
     },
-    {"ahead", "caching", "evaluate", "run", "skipping", "train"},
+    {"ahead", "caching", "evaluate", "run", "shard_encoder", "skipping", "train"},
     {"loaders"},
     {"assembly", "encoder"},
     {"decoding", "encoding", "pretrain", "stage1", "stage2", "translate", "trim"},

@@ -1,0 +1,283 @@
+"""Stage 2 from a feature cache beside stage 2 online: python -m tests.benchmarks.features
+
+One rank on the demo corpus: A with the demo's recipe, frames of 32 pixels; B with frames of 224, as
+in the paper. ResNet-18 and the small mBART have random weights, on which speed does not depend.
+What counts is wall-clock time, since overlap is what is measured. The ways take turns within one
+process, and a ratio is taken within a round.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from fla.assembly import open_parts
+from fla.batch import Batch, Step
+from fla.config.load import load_config
+from fla.config.schema import Stage2Config
+from fla.data.command import run_tool
+from fla.engine import Engine, open_engine
+from fla.loaders import Loaders, open_loaders
+from fla.models.adapters import Adapter
+from fla.models.features import FrozenEncoder, build_feature_encoder
+from fla.models.light_t import build_small_mbart
+from fla.models.stages import Stage2Model
+from fla.models.visual_encoder import build_visual_encoder
+from fla.optim import build_adamw, cosine_schedule, decay_groups
+from fla.pretrain import read_sentences
+from fla.runtime import Runtime, start_runtime, stop_runtime
+from fla.text.codec import TextCodec, train_codec
+
+RECIPES = Path("launchers/recipes")
+NUM_SENTENCES = 512
+LARGE_FRAMES = ("data.resize_px=256", "data.crop_px=224", "data.host_memory_gib=8")
+SIGN_WIDTH = 512
+TARGET = 20.0
+SEED = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """Seconds of an epoch, each way once."""
+
+    data_online: float
+    """Decoding and encoding, nothing else."""
+    data_cached: float
+    """The same batches from the cache."""
+    encoder: float
+    """Encoding, of frames that are decoded."""
+    model: float
+    """The language model's steps, on features that are there."""
+    one_by_one: float
+    """An epoch that decodes ahead, and encodes when the model asks for it."""
+    online: float
+    """An epoch that encodes one step ahead, too."""
+    cached: float
+    """An epoch from the cache."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description="Compare stage 2 from a cache with stage 2 online. The first run makes the "
+        "corpus."
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=Path("data/benchmark/demo"), metavar="DIR",
+        help="keeps corpus and cache; default: data/benchmark/demo",
+    )  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="default: 3")
+    words = parser.parse_args()
+    if words.rounds < 1:
+        parser.error(f"--rounds ({words.rounds}) must be at least 1.")
+    return run_tool(partial(_compare, words.folder, rounds=words.rounds))
+
+
+def _compare(folder: Path, *, rounds: int) -> int:
+    runtime = start_runtime()
+    _make_material(folder)
+    print("\nA. The demo's recipe", flush=True)
+    _race(_configure(folder), runtime, rounds=rounds, max_steps=1_000_000)
+    print("\nB. Frames of 224 pixels, the first steps of an epoch", flush=True)
+    _race(_configure(folder, *LARGE_FRAMES), runtime, rounds=rounds, max_steps=2)
+    stop_runtime()
+    return 0
+
+
+def _race(config: Stage2Config, runtime: Runtime, *, rounds: int, max_steps: int) -> None:
+    torch.manual_seed(SEED)
+    visual_encoder = build_visual_encoder(sign_width=SIGN_WIDTH, kernel_size=3)
+    encoder = FrozenEncoder(
+        build_feature_encoder(visual_encoder, input_features="sign_wise", light_t=None)
+    )
+    with ExitStack() as stack:
+        begin_s = time.monotonic()
+        parts = stack.enter_context(open_parts(config, runtime, encoder=encoder))
+        building_s = time.monotonic() - begin_s
+        online = replace(config, features=replace(config.features, mode="online"))
+        both = partial(open_loaders, runtime=runtime, train=parts.train_split, dev=parts.dev_split)
+        ways = _Ways(
+            _open_engine(config, parts.codec, parts.deepspeed_config, runtime),
+            encoder,
+            frames=stack.enter_context(both(online, encoder=None)),
+            ahead=stack.enter_context(both(online, encoder=encoder)),
+            cached=parts.loaders,
+            max_steps=max_steps,
+        )
+        results = []
+        for number in range(rounds + 1):
+            result = ways.take_turns(number)
+            # The first one warms up.
+            results += [result] if number else []
+            print(f"{number} of {rounds} rounds", file=sys.stderr, flush=True)
+    num_steps = min(max_steps, parts.loaders.train.num_steps)
+    _report(results, building_s=building_s, num_steps=num_steps)
+
+
+def _make_material(folder: Path) -> None:
+    source, manifests, tokenizer = (folder / name for name in ("source", "manifests", "tokenizer"))
+    if not (manifests / "report.json").exists():
+        sizes = {"train": NUM_SENTENCES, "dev": 32, "test": 32, "text": 4000}
+        words = [w for k, n in sizes.items() for w in (f"--{k}-sentences", str(n))]
+        _python("tools/make_demo_corpus.py", str(source), *words)
+        _python("tools/import_how2sign.py", str(source), str(manifests))
+    sentences = read_sentences(source / "text" / "en.txt", at_least=1)
+    tokenizer.mkdir(exist_ok=True)
+    train_codec(sentences, max_pieces=400, language="en_XX").save(tokenizer)
+
+
+def _configure(folder: Path, *words: str) -> Stage2Config:
+    return load_config(
+        Stage2Config,
+        [
+            str(RECIPES / "demo_stage2.yaml"),
+            f"run_dir={folder / 'runs' / 'stage2'}",
+            f"data.manifest_dir={folder / 'manifests'}",
+            f"text.tokenizer_dir={folder / 'tokenizer'}",
+            "features=cached",
+            *words,
+        ],
+    )
+
+
+def _python(*words: str) -> None:
+    subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
+
+
+def _open_engine(
+    config: Stage2Config, codec: TextCodec, deepspeed_config: dict[str, Any], runtime: Runtime
+) -> Engine:
+    mbart = build_small_mbart(
+        d_model=256, num_layers=3, num_heads=4, ffn_width=1024, dropout=config.model.dropout,
+        vocab_size=codec.vocab_size, pad_id=codec.pad_id, eos_id=codec.eos_id,
+        start_id=codec.start_id,
+    )  # fmt: skip
+    model = Stage2Model(
+        None,
+        Adapter(in_width=SIGN_WIDTH, out_width=256),
+        mbart,
+        label_smoothing=config.train.label_smoothing,
+        start_id=codec.start_id,
+    )
+    groups = decay_groups([model], learning_rate=1e-4, weight_decay=1e-3, name="all")
+    return open_engine(
+        model,
+        optimizer=build_adamw(groups, betas=(0.9, 0.998)),
+        schedule=cosine_schedule(num_steps=100_000, warmup_fraction=0.0),
+        config=deepspeed_config,
+        runtime=runtime,
+    )
+
+
+class _Ways:
+    """The ways to go through an epoch."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        encoder: FrozenEncoder,
+        *,
+        frames: Loaders,
+        ahead: Loaders,
+        cached: Loaders,
+        max_steps: int,
+    ) -> None:
+        self._max_steps = max_steps
+        self._engine, self._encoder = engine, encoder
+        self._frames, self._ahead, self._cached = frames, ahead, cached
+
+    def take_turns(self, epoch: int) -> Round:
+        """Each way once, through the same epoch, in an order that turns round by round."""
+        prepared = list(self._steps(self._cached, epoch))
+        decoded = [b for step in self._steps(self._frames, epoch) for b in step.micro_batches]
+        ways: dict[str, Callable[[], None]] = {
+            "data_online": lambda: _drain(self._steps(self._ahead, epoch)),
+            "data_cached": lambda: _drain(self._steps(self._cached, epoch)),
+            "encoder": lambda: _drain(map(self._encoder, decoded)),
+            "model": lambda: self._train(iter(prepared)),
+            "one_by_one": lambda: self._train(self._steps(self._frames, epoch), self._encoder),
+            "online": lambda: self._train(self._steps(self._ahead, epoch)),
+            "cached": lambda: self._train(self._steps(self._cached, epoch)),
+        }
+        names = list(ways)
+        turn = epoch % len(names)
+        seconds = {name: _time(ways[name]) for name in [*names[turn:], *names[:turn]]}
+        return Round(**seconds)
+
+    def _steps(self, loaders: Loaders, epoch: int) -> Iterator[Step[Batch]]:
+        with closing(loaders.train.epoch(epoch)) as steps:
+            yield from islice(steps, self._max_steps)
+
+    def _train(
+        self,
+        steps: Iterator[Step[Batch]],
+        prepare: Callable[[Batch], Batch] = lambda batch: batch,
+    ) -> None:
+        for step in steps:
+            last = len(step.micro_batches) - 1
+            for index, batch in enumerate(step.micro_batches):
+                loss = self._engine(prepare(batch))
+                self._engine.backward(loss.nats, num_tokens=step.num_tokens, is_last=index == last)
+            self._engine.step()
+
+
+def _drain(items: Iterator[Any]) -> None:
+    for _ in items:
+        pass
+
+
+def _time(work: Callable[[], None]) -> float:
+    begin_s = time.monotonic()
+    work()
+    return time.monotonic() - begin_s
+
+
+def _report(results: list[Round], *, building_s: float, num_steps: int) -> None:
+    print(
+        f"\n{NUM_SENTENCES} clips, {num_steps} steps of 32 sentences, one rank, "
+        f"{torch.get_num_threads()} thread(s) an operator, {os.cpu_count()} cores, load "
+        f"{os.getloadavg()[0]:.1f}, seed {SEED}.\nThe cache was made, or found, in "
+        f"{building_s:.1f} s. Seconds of these steps, median (lowest to highest):\n"
+    )
+    meanings = {
+        "data_online": "decoding and encoding alone",
+        "data_cached": "the same batches from the cache",
+        "encoder": "encoding alone",
+        "model": "the language model's steps alone",
+        "one_by_one": "training online, encoding when the model waits",
+        "online": "training online, encoding one step ahead",
+        "cached": "training from the cache",
+    }
+    print("| | s |\n|---|---|")
+    for name, meaning in meanings.items():
+        print(f"| {meaning} | {_spread([getattr(result, name) for result in results])} |")
+    data = [result.data_online / result.data_cached for result in results]
+    whole = [result.online / result.cached for result in results]
+    limit = [result.online / result.model for result in results]
+    overlap = [result.one_by_one / result.online for result in results]
+    print(f"\nData and encoder, online / cached: {_spread(data)}. {_verdict(data)}")
+    print(f"Training, online / cached: {_spread(whole)}. {_verdict(whole)}")
+    print(f"Were reading free, the training would be at {_spread(limit)}: the model's own steps.")
+    print(f"Training online, encoding when the model waits / one step ahead: {_spread(overlap)}")
+
+
+def _verdict(ratios: list[float]) -> str:
+    return f"Target {TARGET:g}: {'' if median(ratios) >= TARGET else 'not '}reached."
+
+
+def _spread(values: list[float]) -> str:
+    return f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
