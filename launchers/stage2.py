@@ -1,4 +1,4 @@
-"""Stage 2, LLM fine-tuning: train LLM-Adapter and mBART on a frozen visual encoder.
+"""Stage 2, LLM fine-tuning: train LLM-Adapter and LLM on a frozen visual encoder.
 
 deepspeed launchers/stage2.py [RECIPE.yaml ...] [key=value ...]
 Without a recipe: launchers/recipes/demo_stage2.yaml.

@@ -197,15 +197,15 @@ def _missing_folder(key: str, folder: str) -> Iterator[str]:
 def _missing_tokenizer(folder: str) -> Iterator[str]:
     if not Path(folder).is_dir():
         yield (
-            f"text.tokenizer_dir ({folder}): there is no such folder. Give one with an mBART "
-            "tokenizer; `python tools/pretrain_mbart.py` makes a small one."
+            f"text.tokenizer_dir ({folder}): there is no such folder. Give one with a tokenizer "
+            "of mBART or T5; `python tools/pretrain_mbart.py` makes a small one."
         )
 
 
 def _missing_llm(folder: str) -> Iterator[str]:
     if not (Path(folder) / "config.json").is_file():
         yield (
-            f"model.llm_dir ({folder}): there is no mBART, which has a config.json. Give a "
+            f"model.llm_dir ({folder}): there is no LLM, which has a config.json. Give a "
             "folder in Hugging Face format; `python tools/pretrain_mbart.py` makes a small one."
         )
 

@@ -24,7 +24,7 @@ from fla.config.schema import (
 )
 
 MAX_POSITIONS = 1024
-"""Frames, and tokens, that mBART and Light-T have positions for."""
+"""Frames, and tokens, that mBART and Light-T have positions for; T5 has no such bound."""
 
 
 class Range(NamedTuple):

@@ -54,9 +54,9 @@ class DataConfig:
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
     tokenizer_dir: str = MISSING
-    """Folder with an mBART tokenizer in Hugging Face format."""
+    """Folder with a tokenizer of mBART or T5 in Hugging Face format."""
     language: str = "en_XX"
-    """mBART's code of the spoken language."""
+    """mBART's code of the spoken language; T5 has none, so there it is a word for people."""
     max_tokens: int = 150
     """Longest target sentence in tokens, the language code included; longer ones end the run."""
 
@@ -100,7 +100,7 @@ class TranslatorConfig:
     dropout: float = 0.3
     """Dropout of the LLM (MMTLB)."""
     attention_dropout: float = 0.1
-    """Dropout of the LLM's attention weights (MMTLB)."""
+    """Dropout of the LLM's attention weights (MMTLB); T5 has model.dropout for these, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
