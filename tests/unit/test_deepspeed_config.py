@@ -24,16 +24,36 @@ def test_shipped_files_are_complete_for_deepspeed_itself(path):
     from deepspeed.runtime.config import DeepSpeedConfig
 
     config = read_deepspeed_config(
-        path, micro_batch_size=4, world_size=1, max_grad_norm=1.0, has_gpu=False
+        path, micro_batch_size=4, world_size=1, max_grad_norm=1.0, has_gpu="offload" in path.stem
     )
 
     parsed = DeepSpeedConfig(config)
-    stage, precision = path.stem.removeprefix("zero").split("_")
+    stage, *offloaded, precision = path.stem.removeprefix("zero").split("_")
+    zero = parsed.zero_config
+    assert (zero.offload_optimizer is not None) == ("offload" in offloaded)
+    assert (zero.offload_param is not None) == (offloaded == ["offload"])
     assert parsed.zero_optimization_stage == int(stage)
     assert parsed.bfloat16_config.enabled == (precision == "bf16")
     assert parsed.torch_autocast_enabled == (precision == "autocast")
     assert parsed.train_batch_size == parsed.train_micro_batch_size_per_gpu == 4
     assert parsed.gradient_clipping == 1.0
+
+
+def test_bucket_sizes_are_whole_layers_of_mbart():
+    width, ffn_width = 1024, 4096
+    attention = 4 * (width * width + width)
+    feed_forward = 2 * width * ffn_width + ffn_width + width
+    encoder_layer = attention + feed_forward + 2 * 2 * width
+    decoder_layer = 2 * attention + feed_forward + 3 * 2 * width
+    content = json.loads((DS_CONFIGS / "zero3_bf16.json").read_text(encoding="utf-8"))
+
+    zero = content["zero_optimization"]
+    assert zero["reduce_bucket_size"] // decoder_layer == 3
+    assert zero["reduce_bucket_size"] // encoder_layer == 4
+    assert zero["stage3_prefetch_bucket_size"] // decoder_layer == 1
+    assert zero["stage3_max_live_parameters"] // decoder_layer == 6
+    # Vectors stay whole on every rank, matrices do not.
+    assert ffn_width <= zero["stage3_param_persistence_threshold"] < width * width
 
 
 def test_known_zero_keys_are_known_to_deepspeed():
