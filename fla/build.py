@@ -73,7 +73,7 @@ def build_stage2(
     label_smoothing: float = 0.0,
 ) -> Stage2Model:
     """Put the LLM-Adapter, and what belongs to the model of an encoder, before an LLM."""
-    adapter = Adapter(in_width=_feature_width(description.encoder), out_width=llm.config.d_model)
+    adapter = Adapter(in_width=feature_width(description.encoder), out_width=llm.config.d_model)
     return Stage2Model(
         encoder, adapter, llm, label_smoothing=label_smoothing, start_id=codec.start_id
     )
@@ -87,7 +87,8 @@ def _build_visual_encoder(shape: EncoderShape, backbone_weights: str) -> VisualE
     )
 
 
-def _feature_width(shape: EncoderShape) -> int:
+def feature_width(shape: EncoderShape) -> int:
+    """Width of what the LLM-Adapter reads."""
     if shape.input_features == "frame_wise":
         return FRAME_WIDTH
     if shape.input_features == "sign_wise":

@@ -61,9 +61,9 @@ LAYERS = (
     {"ahead", "caching", "evaluate", "run", "shard_encoder", "skipping", "train"},
     {"loaders"},
     {"assembly", "encoder"},
-    {"decoding", "encoding", "pretrain", "stage1", "stage2", "translate", "trim"},
+    {"decoding", "encoding", "plan", "pretrain", "stage1", "stage2", "translate", "trim"},
 )
-SIBLINGS = LAYERS[2]
+SIBLINGS = {"data", "metrics", "models", "run_folder", "text"}
 
 # Answered before torch, or used where there is none.
 WITHOUT_TORCH = (
