@@ -88,8 +88,9 @@ def test_cached_training_has_the_losses_of_online_training_also_when_resumed(wor
     resumed = run_well(python(*cached_words))
 
     assert len(losses(online)) == 3
-    # All that differs is with how many others a clip went through the encoder.
-    assert losses(cached) == pytest.approx(losses(online), rel=2e-3)
+    # All that may differ is with how many others a clip went through the encoder, in bfloat16;
+    # other frames of the same clips move these losses by 4e-5 to 2e-4 of their value.
+    assert losses(cached) == pytest.approx(losses(online), rel=1e-5)
     assert "There was nothing left to encode." in resumed.stdout + resumed.stderr
     assert {path.name.split("-")[0] for path in (tmp_path / "features").iterdir()} == {
         "train",
