@@ -26,8 +26,8 @@ def open_file(name: str) -> Any:
     from fla.config.deepspeed import read_deepspeed_config
     from fla.engine import open_engine
     from fla.models.adapters import Adapter
+    from fla.models.light_t import build_small_mbart
     from fla.models.stages import Stage2Model
-    from fla.models.translator import build_small_mbart
     from fla.optim import build_adamw, cosine_schedule, decay_groups
     from fla.runtime import start_runtime
 
@@ -35,10 +35,10 @@ def open_file(name: str) -> Any:
     torch.manual_seed(1)
     mbart = build_small_mbart(
         d_model=64, num_layers=1, num_heads=2, ffn_width=128, dropout=0.0,
-        vocab_size=VOCAB_SIZE, pad_id=1, eos_id=2, language_id=LANGUAGE_ID,
+        vocab_size=VOCAB_SIZE, pad_id=1, eos_id=2, start_id=LANGUAGE_ID,
     )  # fmt: skip
     adapter = Adapter(in_width=SIGN_WIDTH, out_width=64)
-    model = Stage2Model(adapter, mbart, label_smoothing=0.2, language_id=LANGUAGE_ID)
+    model = Stage2Model(None, adapter, mbart, label_smoothing=0.2, start_id=LANGUAGE_ID)
     groups = decay_groups([model], learning_rate=1e-3, weight_decay=1e-3, name="all")
     return open_engine(
         model,
