@@ -177,6 +177,8 @@ class _Count:
         self._product = _FP32 if precision == "fp32" else 2
         """Bytes of what goes into matrix products and attention."""
         self._has_dropout = has_dropout
+        # Autocast casts a norm's output anew for each of queries, keys and values.
+        self._copies = 2 if precision == "autocast" else 0
         self._casts = 2 if precision == "autocast" else 0
         mask = kernels.dropout_mask_bytes
         self._stream_mask = (self.stream if mask is None else mask) * has_dropout
@@ -186,7 +188,7 @@ class _Count:
     def encoder_layer(self) -> int:
         """Norms 2, behind them 2; queries, keys, values, output; hidden; 2 masks."""
         frames, llm = self._batch.padded_frames, self._llm
-        width = 2 * self._norm + 6 * self._product + 2 * self._product_mask
+        width = 2 * self._norm + (6 + self._copies) * self._product + 2 * self._product_mask
         norms = 4 * frames * self.stream
         attention = self._rows(frames) + self._scores(
             self._batch.max_frames, self._batch.max_frames
@@ -197,10 +199,10 @@ class _Count:
     def decoder_layer(self) -> int:
         """As in the encoder, and of the attention to the clip its keys and values."""
         frames, tokens, llm = self._batch.padded_frames, self._batch.padded_tokens, self._llm
-        width = 3 * self._norm + 9 * self._product + 3 * self._product_mask
+        width = 3 * self._norm + (9 + self._copies) * self._product + 3 * self._product_mask
         norms = 6 * tokens * self.stream
         of_tokens = tokens * (width * llm.width + self._hidden) + norms + 2 * self._rows(tokens)
-        of_frames = 2 * frames * llm.width * self._product
+        of_frames = (2 + self._copies) * frames * llm.width * self._product
         own = self._scores(self._batch.max_tokens, self._batch.max_tokens)
         return (
             of_tokens

@@ -40,8 +40,12 @@ CASES = tuple(f"zero{stage}_{precision}" for stage in (1, 2, 3) for precision in
 # Autocast comes last: DeepSpeed remembers in the process that it was switched on.
 CASES_OF_TWO_RANKS = (*CASES, "zero3_offload_bf16", "zero2_autocast", "zero3_autocast")
 PEAK_CASES = ("zero1_bf16", "zero2_bf16", "zero3_bf16", "zero2_fp32")
-ALL = [(world_size, case) for world_size in (1, 4) for case in CASES]
-ALL += [(2, case) for case in CASES_OF_TWO_RANKS]
+ALL = [
+    *((1, case) for case in CASES),
+    *((2, case) for case in CASES_OF_TWO_RANKS),
+    # On two cores the start of four ranks alone takes longer than all else here.
+    *(pytest.param(4, case, marks=pytest.mark.slow) for case in CASES),
+]
 
 
 class Held(NamedTuple):
@@ -365,19 +369,23 @@ def test_gradients_of_a_step_take_what_the_plan_says(world_size, case, held):
     memory = plan(case, world_size=world_size)
     sums = bytes_of("reduction of gradients", "gradients", memory)
     own_part = sums
-    bucket = 0
+    bucket_bytes = read_sharding(deepspeed_config(case)).weight_bytes * BUCKET
     if case.startswith("zero1"):
         own_part = bytes_of("reduction of gradients", "copies of them", memory)
-        bucket = read_sharding(deepspeed_config(case)).bucket_bytes * BUCKET
+        # The bucket is there from a step's first gradient on.
+        sums += bucket_bytes
 
-    # Some last gradient may still be in a tensor of its own.
-    assert sums + bucket == pytest.approx(max(rank.waiting for rank in ranks), rel=0.05, abs=1e4)
-    assert own_part == pytest.approx(max(rank.before_update for rank in ranks), rel=0.05, abs=1e4)
+    for planned, most in (
+        (sums, max(rank.waiting for rank in ranks)),
+        (own_part, max(rank.before_update for rank in ranks)),
+    ):
+        # What the last bucket held may still be referred to.
+        assert 0.99 * planned <= most <= 1.01 * planned + bucket_bytes
 
 
 # A single rank's part is the whole, and nothing is gathered.
 @pytest.mark.parametrize(
-    ("world_size", "case"), [(n, case) for n, case in ALL if n > 1 and case.startswith("zero3")]
+    ("world_size", "case"), [(2, case) for case in CASES_OF_TWO_RANKS if case.startswith("zero3")]
 )
 def test_gathered_weights_stay_within_the_plan(world_size, case, held):
     ranks = held(world_size, case)
