@@ -222,18 +222,11 @@ def open_case(case: str, model: Any) -> Any:
     )
 
 
-def count_replica(engine: Any) -> int:
-    """Held for evaluation, on the host, and no part of training."""
-    replica = vars(engine).get("_replica")
-    return 0 if replica is None else count(list(replica.state_dict().values()))
-
-
 def hold(case: str) -> Held:
     # What is there already is not looked at again, which takes seconds each time.
     gc.freeze()
     model = build_model()
     engine = open_case(case, model)
-    replica = count_replica(engine)
     gathered = watch_gathered(model) if case.startswith("zero3") else [0]
     # Adam has no moments before the first step, and DeepSpeed fetches ahead from the second on.
     for _ in range(2):
@@ -245,7 +238,7 @@ def hold(case: str) -> Held:
         engine.step()
     return Held(
         parts=measure_parts(model, engine._engine.optimizer),
-        everything=count_everything(model) - replica,
+        everything=count_everything(model),
         waiting=waiting,
         before_update=before_update,
         gathered=max(gathered),
@@ -275,9 +268,8 @@ def find_peak(case: str, batch: BatchShape) -> int:
     gc.freeze()
     model = build_model()
     engine = open_case(case, model)
-    replica = count_replica(engine)
     for _ in range(2):
-        level = count_everything(model) - replica
+        level = count_everything(model)
         peak = level
         for work in (
             partial(take, engine, batch, is_last=False),
