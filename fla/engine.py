@@ -103,7 +103,9 @@ class Engine:
         Returns:
             `grad_norm/PART`, before clipping, and `param_norm/PART`.
         """
-        gradients, weights = gradient_norms(parts), parameter_norms(parts)
+        device = self._runtime.device
+        gradients = gradient_norms(parts, device=device)
+        weights = parameter_norms(parts, device=device)
         return {f"grad_norm/{name}": value for name, value in gradients.items()} | {
             f"param_norm/{name}": value for name, value in weights.items()
         }

@@ -139,31 +139,32 @@ def join_shards(shard: Tensor, parameter: nn.Parameter) -> Tensor:
     return whole[: whole_shape(parameter).numel()].view(whole_shape(parameter))
 
 
-def gradient_norms(parts: Mapping[str, Iterable[nn.Parameter]]) -> dict[str, float]:
+def gradient_norms(parts: Mapping[str, Iterable[nn.Parameter]], *, device: str) -> dict[str, float]:
     """Norm of the last backward pass' whole gradient of each part; every rank calls it."""
-    return _norms(parts, _local_gradient)
+    return _norms(parts, _local_gradient, device)
 
 
-def parameter_norms(parts: Mapping[str, Iterable[nn.Parameter]]) -> dict[str, float]:
+def parameter_norms(
+    parts: Mapping[str, Iterable[nn.Parameter]], *, device: str
+) -> dict[str, float]:
     """Norm of the weights of each part; every rank calls it."""
-    return _norms(parts, lambda parameter: parameter.ds_tensor if _is_sharded(parameter)
-                  else parameter.detach())  # fmt: skip
+    return _norms(parts, _local_weight, device)
 
 
 def _norms(
-    parts: Mapping[str, Iterable[nn.Parameter]], local: Callable[[Any], Tensor | None]
+    parts: Mapping[str, Iterable[nn.Parameter]],
+    local: Callable[[Any], Tensor | None],
+    device: str,
 ) -> dict[str, float]:
-    squares = []
-    for parameters in parts.values():
-        total = torch.zeros((), dtype=torch.float64)
+    # Where the ranks can add up: offloaded weights lie elsewhere.
+    squares = torch.zeros(len(parts), dtype=torch.float64, device=device)
+    for number, parameters in enumerate(parts.values()):
         for parameter in parameters:
             tensor = local(parameter)
             if tensor is not None:
-                total = total.to(tensor.device) + _square(tensor, parameter)
-        squares.append(total)
-    sums = torch.stack([square.to(squares[0].device) for square in squares])
-    distributed.all_reduce(sums)
-    return dict(zip(parts, sums.sqrt().tolist(), strict=True))
+                squares[number] += _square(tensor, parameter).to(device)
+    distributed.all_reduce(squares)
+    return dict(zip(parts, squares.sqrt().tolist(), strict=True))
 
 
 def _square(tensor: Tensor, parameter: nn.Parameter) -> Tensor:
@@ -182,6 +183,11 @@ def _local_gradient(parameter: nn.Parameter) -> Tensor | None:
         return shard
     whole: Tensor | None = deepspeed.utils.safe_get_full_grad(parameter)
     return whole
+
+
+def _local_weight(parameter: nn.Parameter) -> Tensor:
+    shard: Tensor = getattr(parameter, "ds_tensor", parameter)
+    return shard.detach()
 
 
 def _is_sharded(parameter: nn.Parameter) -> bool:
