@@ -19,7 +19,11 @@ from torch import distributed
 
 from fla.runtime import Runtime
 
-SPAWN = get_context("spawn")
+# Forked from a process that has imported what takes seconds, and has started nothing.
+PROCESSES = get_context("forkserver")
+PROCESSES.set_forkserver_preload(
+    ["torch.distributed", "deepspeed", "transformers.models.mbart.modeling_mbart"]
+)
 
 
 def one_of(world_size: int, rank: int = 0) -> Runtime:
@@ -66,11 +70,11 @@ def _started_ranks(
     answers: dict[Connection, int] = {}
     processes = []
     for rank in range(world_size):
-        receiver, sender = SPAWN.Pipe(duplex=False)
-        process = SPAWN.Process(
+        receiver, sender = PROCESSES.Pipe(duplex=False)
+        process = PROCESSES.Process(
             target=_answer, args=(function, args, store, rank, world_size, sender), daemon=True
         )
-        # Here and not in the process: importing the function's module may read them.
+        # The process that forks imports DeepSpeed, which reads them.
         with mock.patch.dict(os.environ, _environment(rank, world_size)):
             process.start()
         sender.close()
@@ -122,6 +126,8 @@ def _answer(
     world_size: int,
     sender: Connection,
 ) -> None:
+    # What this was forked from has those of the first rank.
+    os.environ.update(_environment(rank, world_size))
     try:
         torch.set_num_threads(1)
         distributed.init_process_group(
