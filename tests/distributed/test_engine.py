@@ -4,6 +4,7 @@ In float32 the two differ by the order of sums alone: the tolerance is 1e-5, rel
 SGD, for Adam's first steps turn the sign of a gradient of 1e-9 into a whole step.
 """
 
+import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -276,3 +277,27 @@ def test_batch_norm_statistics_become_the_mean_over_ranks(one_rank, two_ranks):
         torch.testing.assert_close(mean, torch.tensor([2.0, 4.0]))
         torch.testing.assert_close(variance, torch.tensor([1.9, 4.9]))
     torch.testing.assert_close(one_rank["statistics"][0], torch.tensor([1.0, 2.0]))
+
+
+def save_without_room(folder: Path) -> str:
+    """The sentence of a save that finds no room, the space of an ordinary one being left."""
+    from fla.errors import CheckpointError
+
+    engine = open_toy(3)
+    take_step(engine, 0)
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        engine.save(folder / "step_0000001")
+    except CheckpointError as error:
+        return str(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    return ""
+
+
+def test_a_disk_without_room_for_a_checkpoint_gets_a_sentence(tmp_path):
+    sentence = run_ranks(save_without_room, tmp_path, world_size=1)[0]
+
+    assert "step_0000001: the checkpoint could not be written" in sentence
+    assert "the former checkpoints are whole." in sentence

@@ -1,13 +1,13 @@
 """Weights and disks that are not as they should be: one sentence, and nothing lost."""
 
-import pickle
 import resource
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from fla.run_folder import RunFolder, list_complete_checkpoints
-from tests.helpers.commands import environment, python, run, run_well
+from tests.helpers.commands import ROOT, environment, python, run, run_well
 from tests.helpers.exports import write_untrained_stage1
 
 MIB = 2**20
@@ -65,36 +65,13 @@ def test_a_flipped_bit_is_named_with_its_tensor(words, copy_of_llm):
     )
 
 
-class Trap:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, tuple[str, str]]:
-        return (open, (self.path, "w"))
-
-
-def test_code_in_a_pickle_is_not_run(words, copy_of_llm, tmp_path):
-    (copy_of_llm / "model.safetensors").unlink()
-    path, trace = copy_of_llm / "pytorch_model.bin", tmp_path / "trace"
-    path.write_bytes(pickle.dumps({"model.shared.weight": Trap(str(trace))}))
-
-    expect_sentence(python(*words, f"model.llm_dir={copy_of_llm}"), str(path))
-
-    assert not trace.exists()
-
-
 def limit_file_size() -> None:
     # As a full disk: writing fails, what is there stays. Enough for logs and MLflow's store.
     resource.setrlimit(resource.RLIMIT_FSIZE, (12 * MIB, 12 * MIB))
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_and_its_former_checkpoint_is_whole(words, tmp_path):
-    import subprocess
-
-    from tests.helpers.commands import ROOT
-
     folder = RunFolder(tmp_path / "runs" / "stage2")
     run_well(python(*words))
     former = [path.name for path in list_complete_checkpoints(folder)]

@@ -1,7 +1,4 @@
-"""Stage 2 in its other modes: the ablations of the paper, by the commands that a user types.
-
-Each run is one step on a tiny corpus, then its export translates: what was trained can be used.
-"""
+"""Stage 2 in its other modes: the ablations of the paper, by the commands that a user types."""
 
 import json
 from pathlib import Path
@@ -35,14 +32,18 @@ def imagenet(runs) -> Path:
     return runs / "resnet18.pth"
 
 
-def train_and_translate(words: list[str], run_dir: Path, *, num_ranks: int) -> RunFolder:
+def train(words: list[str], run_dir: Path, *, num_ranks: int) -> RunFolder:
+    """One step on a tiny corpus."""
     launch = python if num_ranks == 1 else deepspeed
     run_well(launch(*words, "train.max_steps=1"), timeout_s=250)
-    folder = RunFolder(run_dir)
+    return RunFolder(run_dir)
+
+
+def translate(folder: RunFolder) -> None:
+    """What was trained can be used."""
     run_well(python("launchers/decode.py", f"export_dir={folder.export}", "beam.max_new_tokens=8"))
     rows, _ = read_decodes(folder.decodes_tsv("export", "test"))
     assert len(rows) == 4
-    return folder
 
 
 def metrics_of(folder: RunFolder) -> dict[str, float]:
@@ -61,7 +62,8 @@ def test_hidden_states_of_light_t_and_a_moving_average_in_float32(corpus, runs, 
     words = corpus.stage2(runs / "light_t", stage1)
     words += ["model.input_features=light_t", "train.ema_decay=0.9", "model.export_dtype=float32"]
 
-    folder = train_and_translate(words, runs / "light_t", num_ranks=2)
+    folder = train(words, runs / "light_t", num_ranks=2)
+    translate(folder)
 
     types = export_types(folder)
     assert types["adapter.hidden.weight"] == "torch.float32"
@@ -79,7 +81,7 @@ def test_a_frozen_backbone_of_imagenet_below_what_is_trained(corpus, runs, image
     words += ["model.encoder_export=", f"model.backbone_weights={imagenet}", "model.sign_width=32"]
     words += ["model.freeze=backbone", ZERO3_AUTOCAST]
 
-    folder = train_and_translate(words, runs / "imagenet", num_ranks=2)
+    folder = train(words, runs / "imagenet", num_ranks=2)
 
     types = export_types(folder)
     assert types["encoder.backbone.conv1.weight"] == "torch.bfloat16"
@@ -93,7 +95,7 @@ def test_nothing_frozen_random_weights_and_layers_that_are_computed_again(corpus
     words += ["model.freeze=nothing", "model.input_features=frame_wise", "model.random_llm=true"]
     words += ["model.gradient_checkpointing=true", ZERO2_AUTOCAST]
 
-    folder = train_and_translate(words, runs / "free", num_ranks=1)
+    folder = train(words, runs / "free", num_ranks=1)
 
     names = export_types(folder)
     assert "encoder.backbone.conv1.weight" in names
