@@ -317,12 +317,6 @@ def _open_parts(index: Path, open_part: Any) -> Weights:
     return Weights(index, {name: parts[file]._files[name] for name, file in names.items()}, digests)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a small safetensors file, as copies; errors as of `open_tensors`."""
-    weights = open_tensors(path)
-    return {name: weights.tensor(name).clone() for name in weights.names}
-
-
 def layouts_of(tensors: Mapping[str, Tensor]) -> dict[str, Layout]:
     """Layouts of tensors that are there."""
     return {name: Layout(tuple(t.shape), t.dtype) for name, t in tensors.items()}
