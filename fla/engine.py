@@ -278,6 +278,8 @@ def open_engine(
     # DeepSpeed broadcasts weights as bytes, which it cannot with channels-last ones; channels-last
     # frames alone choose the fast convolutions.
     module.to(runtime.device).to(memory_format=torch.contiguous_format)
+    # All of it: a part that was loaded for evaluation would go without dropout.
+    module.train()
     dtype = engine_dtype(config)
     # Before initialize, whose additions to the model could not be copied.
     skeleton = skeleton_of(module, dtype) if shards_weights(config) or ema_decay else None

@@ -301,3 +301,32 @@ def test_a_disk_without_room_for_a_checkpoint_gets_a_sentence(tmp_path):
 
     assert "step_0000001: the checkpoint could not be written" in sentence
     assert "the former checkpoints are whole." in sentence
+
+
+def train_what_was_loaded_for_evaluation() -> bool:
+    from fla.config.deepspeed import read_deepspeed_config
+    from fla.engine import open_engine
+    from fla.optim import build_sgd, cosine_schedule, decay_groups
+
+    toy = Toy()
+    toy.out.eval()
+    open_engine(
+        toy,
+        optimizer=build_sgd(
+            decay_groups([toy], learning_rate=0.1, weight_decay=0.0, name="all"), momentum=0.0
+        ),
+        schedule=cosine_schedule(num_steps=1, warmup_fraction=0.0),
+        config=read_deepspeed_config(
+            Path("ds_configs/zero3_fp32.json"),
+            micro_batch_size=1,
+            world_size=1,
+            max_grad_norm=0.0,
+            has_gpu=False,
+        ),
+        runtime=runtime(),
+    )
+    return all(module.training for module in toy.modules())
+
+
+def test_a_part_that_was_loaded_for_evaluation_is_trained_with_its_dropout():
+    assert run_ranks(train_what_was_loaded_for_evaluation, world_size=1) == [True]
