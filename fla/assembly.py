@@ -15,6 +15,7 @@ from fla.description import Corpus, Description, EncoderShape, Preprocessing
 from fla.engine import Engine
 from fla.evaluate import Evaluator
 from fla.loaders import Loaders, open_loaders
+from fla.metrics.protocols import find_protocol
 from fla.run import Run, check_continuation
 from fla.run_folder import checkpoint_tag
 from fla.runtime import Runtime
@@ -125,6 +126,7 @@ def train_stage(
         prepare=parts.loaders.prepare,
         ids_to_text=parts.codec.decode,
         beam=config.beam,
+        protocol=find_protocol(config.metrics.protocol),
         runtime=parts.runtime,
         folder=run.folder,
     )
@@ -185,6 +187,7 @@ def describe_export(
         corpus=Corpus(
             manifest_dir=str(Path(config.data.manifest_dir).absolute()),
             video_root=config.data.video_root,
+            protocol=config.metrics.protocol,
         ),
     )
 

@@ -14,7 +14,8 @@ from fla.data.manifest import fingerprint
 from fla.data.views import PlainView
 from fla.evaluate import Evaluator
 from fla.export import LoadedTranslator, load_translator
-from fla.metrics import Scores
+from fla.metrics.protocols import find_protocol
+from fla.metrics.scores import Scores
 from fla.run_folder import RunFolder, open_run_folder, write_json
 from fla.runtime import Runtime, start_runtime, stop_runtime
 from fla.split import Split, read_split
@@ -52,6 +53,7 @@ def run_decoding(config: DecodeConfig) -> None:
             prepare=translator.prepare,
             ids_to_text=translator.codec.decode,
             beam=config.beam,
+            protocol=find_protocol(config.protocol or corpus.protocol),
             runtime=runtime,
             folder=folder,
         )

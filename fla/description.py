@@ -30,6 +30,8 @@ class Corpus:
 
     manifest_dir: str
     video_root: str
+    protocol: str = "text"
+    """Named scoring protocol of its dev scores."""
 
 
 @dataclass(frozen=True, kw_only=True)

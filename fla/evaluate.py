@@ -10,10 +10,12 @@ from torch import Tensor, distributed
 
 from fla.batch import Batch
 from fla.config.schema import BeamConfig
-from fla.metrics import Scores, score
+from fla.metrics.protocols import Protocol as ScoringProtocol
+from fla.metrics.scores import Scores, score
 from fla.progress import Progress
 from fla.run_folder import DecodedRow, RunFolder, write_decodes
 from fla.runtime import Runtime
+from fla.search import Found, Search
 
 
 class Batches(Protocol):
@@ -27,9 +29,7 @@ class Batches(Protocol):
 class Generator(Protocol):
     """What can translate a batch: a stage model."""
 
-    def generate(
-        self, batch: Batch, *, num_beams: int, length_penalty: float, max_new_tokens: int
-    ) -> Tensor: ...
+    def generate(self, batch: Batch, *, search: Search) -> Found: ...
 
 
 def decode_share(
@@ -37,7 +37,7 @@ def decode_share(
     batches: Iterable[Batch],
     *,
     ids_to_text: Callable[[Tensor], list[str]],
-    beam: BeamConfig,
+    search: Search,
     progress: Progress,
 ) -> list[DecodedRow]:
     """Translate the batches of one rank with beam search.
@@ -46,21 +46,27 @@ def decode_share(
         model: Whole weights, eval mode.
         batches: This rank's share of the split, on the model's device.
         ids_to_text: The codec's decode.
-        beam: Beam search (paper: 5 beams).
+        search: Beam search (paper: 5 beams).
         progress: Advances by one a batch.
     """
     decodes: list[DecodedRow] = []
     for batch in batches:
-        ids = model.generate(
-            batch,
-            num_beams=beam.num_beams,
-            length_penalty=beam.length_penalty,
-            max_new_tokens=beam.max_new_tokens,
-        )
-        rows = zip(batch.sample_ids, ids_to_text(ids), batch.references, strict=True)
+        found = model.generate(batch, search=search)
+        best = ids_to_text(found.ids[:, 0])
+        rows = zip(batch.sample_ids, best, batch.references, strict=True)
         decodes += [DecodedRow(*row) for row in rows]
         progress.advance()
     return decodes
+
+
+def search_of(beam: BeamConfig) -> Search:
+    """What a configuration says of the search."""
+    return Search(
+        num_beams=beam.num_beams,
+        length_penalty=beam.length_penalty,
+        max_new_tokens=beam.max_new_tokens,
+        num_hypotheses=beam.num_hypotheses,
+    )
 
 
 def gather_decodes(share: Sequence[DecodedRow], *, world_size: int) -> list[DecodedRow]:
@@ -113,6 +119,7 @@ class Evaluator:
     ids_to_text: Callable[[Tensor], list[str]]
     """The codec's decode."""
     beam: BeamConfig
+    protocol: ScoringProtocol
     runtime: Runtime
     folder: RunFolder
 
@@ -135,12 +142,16 @@ class Evaluator:
                 model,
                 map(self.prepare, self.loader),
                 ids_to_text=self.ids_to_text,
-                beam=self.beam,
+                search=search_of(self.beam),
                 progress=progress,
             )
         gathered = gather_decodes(share, world_size=self.runtime.world_size)
         rows = arrange_decodes(gathered, split_ids=self.split_ids)
-        scores = score([row.hypothesis for row in rows], [row.reference for row in rows])
+        scores = score(
+            [row.hypothesis for row in rows],
+            [row.reference for row in rows],
+            protocol=self.protocol,
+        )
         path = self.folder.decodes_tsv(tag, self.split)
         if self.runtime.is_main:
             write_decodes(path, rows, signature=scores.signature)

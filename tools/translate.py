@@ -26,16 +26,13 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     # torch takes seconds to import; help and a mistyped option are answered without it.
-    from fla.translate import translate_video
+    from fla.search import Search
+    from fla.translate import Segment, VideoTranslator
 
-    sentence = translate_video(
-        arguments.video,
-        arguments.model,
-        start_s=arguments.start_s,
-        end_s=arguments.end_s,
-        num_beams=arguments.num_beams,
-    )
-    print(sentence)
+    segment = Segment(start_s=arguments.start_s, end_s=arguments.end_s)
+    with VideoTranslator(arguments.model, search=Search(num_beams=arguments.num_beams)) as opened:
+        (translation,) = opened.translate(arguments.video, [segment])
+    print(translation.hypotheses[0].text)
 
 
 if __name__ == "__main__":

@@ -120,6 +120,7 @@ RANGES: dict[type[Any], dict[str, Range]] = {
         "num_beams": COUNT,
         "length_penalty": Range(-10, 10),
         "max_new_tokens": POSITIONS,
+        "num_hypotheses": COUNT,
         "batch_size": COUNT,
     },
     DenoisingConfig: {

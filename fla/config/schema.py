@@ -195,8 +195,16 @@ class BeamConfig:
     """Exponent of the length by which a hypothesis' log-probability is divided."""
     max_new_tokens: int = 150
     """Longest hypothesis in tokens."""
+    num_hypotheses: int = 1
+    """Best hypotheses kept of each sentence, at most num_beams; the best one is scored."""
     batch_size: int = 16
     """Most sentences decoded at once on one rank."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsConfig:
+    protocol: str = "text"
+    """Named scoring protocol of dev: how texts are prepared and counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +233,7 @@ class Stage1Config:
     optim: Stage1OptimConfig = field(default_factory=Stage1OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     beam: BeamConfig = field(default_factory=BeamConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
@@ -249,6 +258,7 @@ class Stage2Config:
         )
     )
     beam: BeamConfig = field(default_factory=BeamConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
@@ -258,6 +268,8 @@ class DecodeConfig:
     """Export folder of a stage: the model to decode with."""
     split: Literal["train", "dev", "test"] = "test"
     """Split to translate."""
+    protocol: str = ""
+    """Named scoring protocol; empty: the one of training."""
     manifest_dir: str = ""
     """Folder with the manifests; empty: the one the model was trained on."""
     video_root: str = ""

@@ -20,6 +20,7 @@ from fla.models.features import FeatureEncoder
 from fla.models.packing import pad_clips
 from fla.models.translator import Translator, decode, last_layer, predict, restore
 from fla.models.visual_encoder import VisualEncoder
+from fla.search import Found, Search
 
 
 class Stage1Model(nn.Module):
@@ -58,18 +59,14 @@ class Stage1Model(nn.Module):
         return translation_loss(logits, batch.targets, label_smoothing=self.label_smoothing)
 
     @torch.no_grad()
-    def generate(
-        self, batch: Batch, *, num_beams: int, length_penalty: float, max_new_tokens: int
-    ) -> Tensor:
+    def generate(self, batch: Batch, *, search: Search) -> Found:
         """Translate a micro-batch with frames, as `fla.models.translator.decode` says."""
         embeds_BTE, mask_BT = self._embed(batch)
         return decode(
             self.light_t,
             embeds_BTE,
             mask_BT,
-            num_beams=num_beams,
-            length_penalty=length_penalty,
-            max_new_tokens=max_new_tokens,
+            search=search,
             start_id=self.start_id,
         )
 
@@ -123,18 +120,14 @@ class Stage2Model(nn.Module):
         return translation_loss(logits, batch.targets, label_smoothing=self.label_smoothing)
 
     @torch.no_grad()
-    def generate(
-        self, batch: Batch, *, num_beams: int, length_penalty: float, max_new_tokens: int
-    ) -> Tensor:
+    def generate(self, batch: Batch, *, search: Search) -> Found:
         """Translate a micro-batch with features, as `fla.models.translator.decode` says."""
         embeds_BTE, mask_BT = self._embed(batch)
         return decode(
             self.llm,
             embeds_BTE,
             mask_BT,
-            num_beams=num_beams,
-            length_penalty=length_penalty,
-            max_new_tokens=max_new_tokens,
+            search=search,
             start_id=self.start_id,
         )
 

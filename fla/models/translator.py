@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from fla.batch import IGNORE_INDEX
+from fla.search import Found, Search
 
 # Other modules name the class of transformers only by this alias.
 Translator: TypeAlias = PreTrainedModel
@@ -73,24 +74,17 @@ def decode(
     inputs_embeds: Tensor,
     attention_mask: Tensor,
     *,
-    num_beams: int,
-    length_penalty: float,
-    max_new_tokens: int,
+    search: Search,
     start_id: int,
-) -> Tensor:
+) -> Found:
     """Translate by beam search.
 
     Args:
         model: Any translator, in evaluation mode.
         inputs_embeds: Adapted features, `(B, T, E)`.
         attention_mask: 1 on frames and 0 behind a clip's end, `(B, T)`.
-        num_beams: Hypotheses kept; the paper uses 5.
-        length_penalty: Exponent of the length by which a log-probability is divided.
-        max_new_tokens: Longest hypothesis in tokens, `</s>` included.
+        search: How many beams, and how long.
         start_id: Id that every hypothesis starts with: mBART's language, T5's padding.
-
-    Returns:
-        Ids `start tokens </s>`, int64, `(B, L)`, padded behind `</s>`.
 
     Raises:
         ValueError: A clip has more frames than the model has positions, or the model is in
@@ -99,19 +93,30 @@ def decode(
     if model.training:
         raise ValueError("The model is in training mode: dropout would decode too. Call eval().")
     _check_positions(model, inputs_embeds)
-    ids: Tensor = cast(Any, model).generate(
+    found = cast(Any, model).generate(
         inputs_embeds=inputs_embeds,
         attention_mask=attention_mask,
-        num_beams=num_beams,
-        length_penalty=length_penalty,
-        max_new_tokens=max_new_tokens,
+        num_beams=search.num_beams,
+        num_return_sequences=search.num_hypotheses,
+        length_penalty=search.length_penalty,
+        max_new_tokens=search.max_new_tokens,
         # Without it generate() starts with <s> wherever the config has a bos_token_id.
         decoder_start_token_id=start_id,
         do_sample=False,
         # Every rank decodes a replica of its own, so no rank waits for another.
         synced_gpus=False,
+        return_dict_in_generate=True,
+        output_scores=True,
     )
-    return ids
+    num_clips = len(inputs_embeds)
+    ids: Tensor = found.sequences.reshape(num_clips, search.num_hypotheses, -1)
+    log_probs = cast(Any, model).compute_transition_scores(
+        found.sequences, found.scores, found.get("beam_indices"), normalize_logits=True
+    )
+    is_token = torch.isfinite(log_probs) & (found.sequences[:, 1:] != model.config.pad_token_id)
+    sums = log_probs.masked_fill(~is_token, 0.0).sum(dim=1)
+    means = sums / is_token.sum(dim=1).clamp(min=1)
+    return Found(ids=ids, log_probs=means.reshape(num_clips, search.num_hypotheses))
 
 
 def last_layer(model: Translator) -> list[nn.Parameter]:

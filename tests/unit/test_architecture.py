@@ -26,8 +26,8 @@ ROOMS = {
     "mlflow": {"fla.tracking"},
     "nvidia": {"fla.data.pipeline"},
     "omegaconf": {"fla.config.load", "fla.config.schema"},
-    "rouge_score": {"fla.metrics"},
-    "sacrebleu": {"fla.metrics"},
+    "rouge_score": {"fla.metrics.scores"},
+    "sacrebleu": {"fla.metrics.scores"},
     "torchvision": {"fla.models.backbone"},
     "transformers": {
         "fla.models.light_t",
@@ -41,7 +41,7 @@ ROOMS = {
 # From the bottom up: a module imports its own layer and those before it.
 LAYERS = (
     {"fla", "errors"},
-    {"batch", "config", "losses", "progress", "runtime", "sigterm", "weights"},
+    {"batch", "config", "losses", "progress", "runtime", "search", "sigterm", "weights"},
     {"data", "metrics", "models", "run_folder", "text"},
     {
         "averaging",

@@ -16,6 +16,7 @@ from fla.export import load_encoder, load_translator, stored_tensors, write_expo
 from fla.models.features import FrozenEncoder
 from fla.models.light_t import build_small_mbart
 from fla.models.stages import Stage1Model, Stage2Model
+from fla.search import Search
 from fla.text.codec import TextCodec, train_codec
 from fla.weights import SAFETENSORS, layouts_of
 
@@ -30,7 +31,7 @@ STAGE1 = Description(
     preprocessing=Preprocessing(frame_stride=4, max_frames=75, resize_px=36, crop_px=32),
     corpus=Corpus(manifest_dir="data/manifests", video_root=""),
 )
-BEAM = {"num_beams": 2, "length_penalty": 1.0, "max_new_tokens": 6}
+SEARCH = Search(num_beams=2, max_new_tokens=6)
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +101,9 @@ def expect_same_translations(model: nn.Module, batch: Batch, folder: Path, prepa
     with loaded.inference():
         ours = loaded.prepare(batch)
         torch.testing.assert_close(loaded.model(ours).nats, model(prepared).nats, rtol=0, atol=0)
-        ids = loaded.model.generate(ours, **BEAM)
-    assert ids.tolist() == model.generate(prepared, **BEAM).tolist()
-    assert loaded.codec.decode(ids) == loaded.codec.decode(model.generate(prepared, **BEAM))
+    ids = model.generate(prepared, search=SEARCH).ids[:, 0]
+    translated = loaded.translate(batch, search=SEARCH)
+    assert [best.text for (best,) in translated] == loaded.codec.decode(ids)
 
 
 def test_stage_1_translates_the_same_after_its_export(stage1, stage1_folder, batch):

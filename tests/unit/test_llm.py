@@ -25,6 +25,7 @@ from fla.models.translator import (
     enable_gradient_checkpointing,
     predict,
 )
+from fla.search import Search
 from fla.weights import layouts_of, write_tensors
 
 VOCAB_SIZE, LANGUAGE_ID = 40, 38
@@ -112,9 +113,8 @@ def labels_of(model_type: str) -> Tensor:
 
 
 def beam_search(model: Translator, inputs: Tensor, mask: Tensor, *, start_id: int) -> Tensor:
-    return decode(
-        model, inputs, mask, num_beams=3, length_penalty=1.0, max_new_tokens=8, start_id=start_id
-    )
+    search = Search(num_beams=3, max_new_tokens=8)
+    return decode(model, inputs, mask, search=search, start_id=start_id).ids[:, 0]
 
 
 def expect_equal(model: Translator, expected: Translator) -> None:

@@ -6,12 +6,18 @@ import sys
 
 import pytest
 
-from fla.metrics import score
+from fla.metrics.protocols import PROTOCOLS
+from fla.metrics.scores import Scores
+from fla.metrics.scores import score as score_by
 
 # Matches: 5 of 6 words, 3 of 5 pairs, 2 of 4 triples, 1 of 3 quadruples; as long as its reference.
 CAT = ("the cat sat on the mat", "the cat sat on a mat")
 # Everything matches, 4 words for 6.
 SHORT = ("the cat sat on", "the cat sat on the mat")
+
+
+def score(hypotheses: list[str], references: list[str]) -> Scores:
+    return score_by(hypotheses, references, protocol=PROTOCOLS["text"])
 
 
 def test_bleu_of_one_sentence_is_the_geometric_mean_of_its_precisions():
@@ -85,7 +91,7 @@ def test_empty_hypotheses_score_zero():
 def test_signature_names_the_whole_protocol():
     signature = score(["a"], ["a"]).signature
 
-    assert signature.startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
+    assert signature.startswith("text.v1|nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
     assert signature.endswith("|rougeL:beta1.2.whitespace.sentence-mean|chrF2:nc6.nw0.beta2")
 
 
@@ -96,7 +102,9 @@ def test_unequal_or_empty_lists_are_refused(hypotheses, references):
 
 
 def test_importing_the_module_imports_no_metric_library():
-    code = "import sys, fla.metrics; print(*{'sacrebleu', 'nltk', 'torch'} & set(sys.modules))"
+    code = (
+        "import sys, fla.metrics.scores; print(*{'sacrebleu', 'nltk', 'torch'} & set(sys.modules))"
+    )
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

@@ -12,6 +12,7 @@ from fla.models.packing import pad_clips
 from fla.models.stages import DenoisingModel, Stage1Model, Stage2Model
 from fla.models.translator import Translator
 from fla.models.visual_encoder import VisualEncoder, build_visual_encoder
+from fla.search import Search
 
 LANGUAGE_ID, EOS_ID, PAD_ID, VOCAB_SIZE = 38, 2, 1, 40
 SENTENCES = [[5, 6, 7, EOS_ID, LANGUAGE_ID], [8, EOS_ID, LANGUAGE_ID], [9, 9, EOS_ID, LANGUAGE_ID]]
@@ -144,14 +145,16 @@ def test_every_parameter_of_stage_2_gets_a_gradient(stage2: Stage2Model):
 
 
 def test_stage_1_decodes_a_sentence_a_clip(stage1: Stage1Model):
-    ids = stage1.eval().generate(
-        batch_of(2, 3, frames=torch.randn(5, 3, 32, 32)),
-        num_beams=2,
-        length_penalty=1.0,
-        max_new_tokens=4,
+    ids = (
+        stage1.eval()
+        .generate(
+            batch_of(2, 3, frames=torch.randn(5, 3, 32, 32)),
+            search=Search(num_beams=2, max_new_tokens=4),
+        )
+        .ids
     )
 
-    assert ids[:, 0].tolist() == [LANGUAGE_ID] * 2
+    assert ids[:, 0, 0].tolist() == [LANGUAGE_ID] * 2
 
 
 def test_stage_2_learns_to_say_what_the_features_show(stage2: Stage2Model):
@@ -164,7 +167,7 @@ def test_stage_2_learns_to_say_what_the_features_show(stage2: Stage2Model):
         loss = stage2(batch)
         (loss.nats / loss.num_tokens).backward()
         optimizer.step()
-    ids = stage2.eval().generate(batch, num_beams=3, length_penalty=1.0, max_new_tokens=8)
+    ids = stage2.eval().generate(batch, search=Search(num_beams=3, max_new_tokens=8)).ids[:, 0]
 
     # Label: tokens </s> language. Hypothesis: language tokens </s>.
     expected = [[LANGUAGE_ID, *sentence[:-1]] for sentence in SENTENCES]

@@ -9,6 +9,7 @@ from fla.models.light_t import (
     start_from_frequencies,
 )
 from fla.models.translator import Translator, decode, predict, restore
+from fla.search import Search
 
 START_ID, EOS_ID, PAD_ID, VOCAB_SIZE = 38, 2, 1, 40
 
@@ -51,15 +52,8 @@ def embeds(*shape: int) -> tuple[Tensor, Tensor]:
 
 
 def beam_search(model: Translator, inputs: Tensor, mask: Tensor) -> Tensor:
-    return decode(
-        model,
-        inputs,
-        mask,
-        num_beams=3,
-        length_penalty=1.0,
-        max_new_tokens=12,
-        start_id=START_ID,
-    )
+    search = Search(num_beams=3, max_new_tokens=12)
+    return decode(model, inputs, mask, search=search, start_id=START_ID).ids[:, 0]
 
 
 @pytest.mark.parametrize(
@@ -158,17 +152,10 @@ def test_a_hypothesis_starts_with_the_language_and_ends_with_eos(mbart: Translat
 def test_the_language_of_a_hypothesis_is_the_callers(mbart: Translator):
     inputs, mask = embeds(2, 6, 16)
 
-    ids = decode(
-        mbart,
-        inputs,
-        mask,
-        num_beams=2,
-        length_penalty=1.0,
-        max_new_tokens=4,
-        start_id=START_ID - 1,
-    )
+    search = Search(num_beams=2, max_new_tokens=4)
+    ids = decode(mbart, inputs, mask, search=search, start_id=START_ID - 1).ids
 
-    assert ids[:, 0].tolist() == [START_ID - 1] * 2
+    assert ids[:, 0, 0].tolist() == [START_ID - 1] * 2
 
 
 def test_beam_search_in_a_batch_equals_one_by_one(mbart: Translator):
@@ -192,21 +179,37 @@ def test_a_wider_beam_finds_hypotheses_that_are_at_least_as_probable(mbart: Tran
     inputs, mask = embeds(8, 6, 16)
 
     def mean_log_probability(num_beams: int) -> float:
-        ids = decode(
-            mbart,
-            inputs,
-            mask,
-            num_beams=num_beams,
-            length_penalty=0.0,
-            max_new_tokens=6,
-            start_id=START_ID,
-        )
+        search = Search(num_beams=num_beams, length_penalty=0.0, max_new_tokens=6)
+        ids = decode(mbart, inputs, mask, search=search, start_id=START_ID).ids[:, 0]
         logits = mbart(inputs_embeds=inputs, decoder_input_ids=ids[:, :-1]).logits
         spoken = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
         return float((spoken * (ids[:, 1:] != PAD_ID)).sum(1).mean())
 
     with torch.no_grad():
         assert mean_log_probability(8) > mean_log_probability(1)
+
+
+@pytest.mark.parametrize("num_beams", [1, 4])
+def test_a_hypothesis_comes_with_the_mean_log_probability_of_its_tokens(
+    mbart: Translator, num_beams: int
+):
+    inputs, mask = embeds(4, 6, 16)
+    search = Search(num_beams=num_beams, num_hypotheses=num_beams, max_new_tokens=6)
+
+    found = decode(mbart, inputs, mask, search=search, start_id=START_ID)
+
+    assert found.ids.shape[:2] == found.log_probs.shape == (4, num_beams)
+    for place in range(num_beams):
+        ids = found.ids[:, place]
+        with torch.no_grad():
+            logits = mbart(inputs_embeds=inputs, decoder_input_ids=ids[:, :-1]).logits
+        spoken = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+        # The language model is forced to end a sentence of full length.
+        spoken[:, 5:] = 0.0
+        is_token = ids[:, 1:] != PAD_ID
+        mean = (spoken * is_token).sum(1) / is_token.sum(1)
+        torch.testing.assert_close(found.log_probs[:, place], mean)
+    assert (found.log_probs.diff(dim=1) <= 0).all()
 
 
 def test_decoding_in_training_mode_is_refused():

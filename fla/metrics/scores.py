@@ -1,12 +1,10 @@
-"""Scores of a translated split, by one named protocol; the signature says which.
-
-Same outputs score between 13 and 16 BLEU-4 by convention alone, so a number without its signature
-means nothing. Sentences are scored as they are: cased, with punctuation, in no way normalised.
-"""
+"""Scores of a translated split, by one named protocol; the signature says which."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+
+from fla.metrics.protocols import Protocol
 
 ROUGE_BETA = 1.2
 """Weight of recall in ROUGE-L; 1.2 is the caption metric's that sign language translation uses."""
@@ -35,12 +33,13 @@ class Scores:
         return {f"{split}/{k}": v for k, v in asdict(self).items() if isinstance(v, float)}
 
 
-def score(hypotheses: Sequence[str], references: Sequence[str]) -> Scores:
+def score(hypotheses: Sequence[str], references: Sequence[str], *, protocol: Protocol) -> Scores:
     """Score a whole split at once; averages of parts of it would be other numbers.
 
     Args:
         hypotheses: One translation a sample.
         references: The annotation's own sentences in the same order, never through a tokenizer.
+        protocol: The convention.
 
     Raises:
         ValueError: the two differ in length, or are empty.
@@ -68,7 +67,7 @@ def score(hypotheses: Sequence[str], references: Sequence[str]) -> Scores:
         chrf2=CHRF().corpus_score(hypotheses, [references]).score,
         num_sentences=len(references),
         signature=(
-            f"{bleu.get_signature()}|rougeL:beta{ROUGE_BETA}.whitespace.sentence-mean"
+            f"{protocol.name}.v{protocol.version}|{bleu.get_signature()}|rougeL:beta{ROUGE_BETA}.whitespace.sentence-mean"
             "|chrF2:nc6.nw0.beta2"
         ),
     )

@@ -1,0 +1,1 @@
+"""Scores of translations: by named protocols, with intervals and tests of significance."""
