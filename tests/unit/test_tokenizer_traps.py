@@ -10,6 +10,7 @@ from transformers import MBartForConditionalGeneration, MBartTokenizer
 from fla.models.light_t import build_small_mbart
 from fla.models.llm import load_llm, read_llm, save_llm
 from fla.models.translator import decode
+from fla.search import Search
 from fla.text.codec import TextCodec, read_codec, train_codec
 from fla.text.coverage import encode_pieces
 from fla.trim import trim_mbart
@@ -117,16 +118,14 @@ def first_of_decode(folder: Path, language: str) -> tuple[int, int]:
         vocab_size=codec.vocab_size,
     )
     mbart = load_llm(folder, description)
-    ids = decode(
+    found = decode(
         mbart,
         torch.randn(1, 4, 16),
         torch.ones(1, 4, dtype=torch.int64),
-        num_beams=2,
-        length_penalty=1.0,
-        max_new_tokens=3,
+        search=Search(num_beams=2, max_new_tokens=3),
         start_id=codec.start_id,
     )
-    return int(ids[0, 0]), codec.start_id
+    return int(found.ids[0, 0, 0]), codec.start_id
 
 
 def test_generate_of_an_untrimmed_folder_begins_with_s(folder: Path):
