@@ -1,5 +1,7 @@
 """Stage models by their description, with random weights, to be trained or to be filled."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -7,7 +9,7 @@ from fla.description import Description, EncoderShape
 from fla.models.adapters import Adapter
 from fla.models.backbone import FRAME_WIDTH
 from fla.models.features import FeatureEncoder, LightTEncoder, build_feature_encoder
-from fla.models.light_t import build_light_t
+from fla.models.light_t import LightT, build_light_t
 from fla.models.stages import Stage1Model, Stage2Model
 from fla.models.translator import Translator
 from fla.models.visual_encoder import VisualEncoder, build_visual_encoder
@@ -32,14 +34,7 @@ def build_stage1(
         label_smoothing: Of the loss, in training.
     """
     encoder = _build_visual_encoder(description.encoder, backbone_weights)
-    light_t = build_light_t(
-        size=description.translator["size"],
-        vocab_size=codec.vocab_size,
-        dropout=dropout,
-        pad_id=codec.pad_id,
-        eos_id=codec.eos_id,
-        start_id=codec.start_id,
-    )
+    light_t = _build_light_t(description, codec, dropout=dropout)
     adapter = Adapter(in_width=description.encoder.sign_width, out_width=light_t.config.d_model)
     return Stage1Model(
         encoder,
@@ -76,6 +71,29 @@ def build_stage2(
     adapter = Adapter(in_width=feature_width(description.encoder), out_width=llm.config.d_model)
     return Stage2Model(
         encoder, adapter, llm, label_smoothing=label_smoothing, start_id=codec.start_id
+    )
+
+
+def describe_light_t(description: Description, codec: TextCodec) -> dict[str, Any]:
+    """Configuration of the Light-T in a model, as transformers has it; empty: there is none."""
+    with torch.device("meta"):
+        if description.stage == 1:
+            return _build_light_t(description, codec, dropout=0.0).config.to_diff_dict()
+        if description.encoder.light_t:
+            encoder: Any = _build_light_t_encoder(description.encoder).encoder
+            fields: dict[str, Any] = encoder.config.to_diff_dict()
+            return fields
+    return {}
+
+
+def _build_light_t(description: Description, codec: TextCodec, *, dropout: float) -> LightT:
+    return build_light_t(
+        size=description.translator["size"],
+        vocab_size=codec.vocab_size,
+        dropout=dropout,
+        pad_id=codec.pad_id,
+        eos_id=codec.eos_id,
+        start_id=codec.start_id,
     )
 
 

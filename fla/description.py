@@ -1,7 +1,8 @@
 """What an export says about itself: how to build the model, how its videos are prepared."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,7 +64,7 @@ class Description:
 
 
 def read_description(folder: Path) -> Description:
-    """Read an export's config.json.
+    """Read an export's config.json; keys that only transformers reads are left aside.
 
     Raises:
         CheckpointError: The folder is no export, or one of another version.
@@ -88,6 +89,8 @@ def read_description(folder: Path) -> Description:
             f"{path}: export version {version} is not the version {FORMAT_VERSION} that this "
             "release reads. Export again with this release."
         )
+    names = {field.name for field in fields(Description)}
+    content = {name: value for name, value in content.items() if name in names}
     try:
         content["encoder"] = EncoderShape(**content["encoder"])
         content["preprocessing"] = Preprocessing(**content["preprocessing"])
@@ -99,7 +102,15 @@ def read_description(folder: Path) -> Description:
         ) from error
 
 
-def write_description(folder: Path, description: Description) -> None:
-    """Write an export's config.json."""
-    content = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(description)}
-    write_json(folder / "config.json", content)
+def write_description(
+    folder: Path, description: Description, for_transformers: Mapping[str, object]
+) -> None:
+    """Write an export's config.json.
+
+    Args:
+        folder: Of the export.
+        description: What this toolkit reads.
+        for_transformers: Further keys, by which transformers loads the same folder.
+    """
+    ours = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(description)}
+    write_json(folder / "config.json", {**for_transformers, **ours})

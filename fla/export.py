@@ -2,6 +2,8 @@
 
 `config.json` says how to build the model and how its videos are to be prepared, `model.safetensors`
 holds all weights, and the tokenizer's files lie beside them. No pickle, no shards, no world size.
+Code lies there too, by which transformers loads the folder without this toolkit; the toolkit itself
+never runs code from an export.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,6 +18,7 @@ from fla.batch import Batch
 from fla.build import build_encoder, build_stage1, build_stage2
 from fla.description import Description, EncoderShape, read_description, write_description
 from fla.errors import CheckpointError
+from fla.for_transformers import describe_for_transformers, write_for_transformers
 from fla.models.features import FeatureEncoder, InputFeatures
 from fla.models.llm import build_llm
 from fla.models.loading import fill_module, stored_buffers, tied_parameters
@@ -86,9 +89,12 @@ def write_export(
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").unlink(missing_ok=True)
-    write_tensors(folder / SAFETENSORS, layouts, tensors)
+    # Without this word transformers refuses the file.
+    write_tensors(folder / SAFETENSORS, layouts, tensors, metadata={"format": "pt"})
     codec.save(folder)
-    write_description(folder, description)
+    write_for_transformers(folder, description.preprocessing)
+    fields = describe_for_transformers(description, codec, layouts)
+    write_description(folder, description, fields)
 
 
 def stored_tensors(model: nn.Module) -> dict[str, Tensor]:

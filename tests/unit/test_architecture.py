@@ -30,6 +30,8 @@ ROOMS = {
     "sacrebleu": {"fla.metrics.scores"},
     "torchvision": {"fla.models.backbone"},
     "transformers": {
+        "fla.export_code.modeling_fla_llm",
+        "fla.export_code.processing_fla_llm",
         "fla.models.light_t",
         "fla.models.llm",
         "fla.models.translator",
@@ -40,7 +42,8 @@ ROOMS = {
 
 # From the bottom up: a module imports its own layer and those before it.
 LAYERS = (
-    {"fla", "errors"},
+    # What is copied into exports uses nothing of fla, and nothing imports it.
+    {"fla", "errors", "export_code"},
     {"batch", "config", "losses", "progress", "runtime", "search", "sigterm", "weights"},
     {"data", "metrics", "models", "run_folder", "text"},
     {
@@ -51,6 +54,7 @@ LAYERS = (
         "description",
         "engine",
         "export",
+        "for_transformers",
         "journal",
         "optim",
         "sender",
@@ -123,6 +127,13 @@ def test_imports_point_downward(module):
     upward = {name for name in imported_modules(module) if layer(name) > layer(module)}
 
     assert upward == set()
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if part(name) == "export_code"])
+def test_what_is_copied_into_exports_needs_pytorch_and_transformers_alone(module):
+    roots = {name.split(".")[0] for name in imports(MODULES[module])}
+
+    assert roots <= {"collections", "numpy", "torch", "transformers", "typing"}
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if part(name) in SIBLINGS])

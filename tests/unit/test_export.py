@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -209,7 +211,27 @@ def test_an_export_of_another_version_is_refused_with_both(stage1_folder):
         read_description(stage1_folder)
 
 
-@pytest.mark.parametrize("changes", [{"preprocessing": {"crop_px": 3}}, {"surprise": 1}])
+def test_an_export_that_only_the_toolkit_can_load_is_read_as_well(stage1, stage1_folder, batch):
+    # As releases before this one wrote it.
+    path = stage1_folder / "config.json"
+    content = json.loads(path.read_text())
+    for name in ("model_type", "architectures", "auto_map", "dtype", "light_t"):
+        del content[name]
+    path.write_text(json.dumps(content))
+
+    assert read_description(stage1_folder) == STAGE1
+    expect_same_translations(stage1, batch, stage1_folder, batch)
+
+
+def test_keys_of_others_are_left_aside(stage1_folder):
+    change_config(stage1_folder, id2label={"0": "LABEL_0"})
+
+    assert read_description(stage1_folder) == STAGE1
+
+
+@pytest.mark.parametrize(
+    "changes", [{"preprocessing": {"crop_px": 3}}, {"encoder": {"surprise": 1}}]
+)
 def test_a_description_with_other_fields_is_refused(stage1_folder, changes):
     change_config(stage1_folder, **changes)
 
@@ -222,6 +244,15 @@ def test_only_stage_1_gives_an_encoder_to_stage_2(stage1_folder):
 
     with pytest.raises(CheckpointError, match="is an export of stage 2, not of stage 1"):
         load_encoder(stage1_folder, input_features="sign_wise")
+
+
+def test_loading_a_translator_needs_none_of_what_training_needs():
+    giants = ("av", "deepspeed", "mlflow", "nvidia", "omegaconf", "rouge_score", "sacrebleu")
+    script = f"import sys, fla.export; print([name for name in {giants} if name in sys.modules])"
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+
+    assert done.stdout == "[]\n", done.stderr
 
 
 LOADERS = (
