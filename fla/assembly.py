@@ -11,6 +11,8 @@ from torch import nn
 from fla.checkpoint import load_checkpoint
 from fla.config.deepspeed import read_deepspeed_config
 from fla.config.schema import Stage1Config, Stage2Config
+from fla.data.datasets import read_data_set_name
+from fla.data.manifest import fingerprint
 from fla.description import Corpus, Description, EncoderShape, Preprocessing
 from fla.engine import Engine
 from fla.evaluate import Evaluator
@@ -164,6 +166,7 @@ def train_stage(
 def describe_export(
     config: Stage1Config | Stage2Config,
     *,
+    train_split: Split,
     stage: Literal[1, 2],
     encoder: EncoderShape,
     translator: dict[str, Any],
@@ -184,11 +187,21 @@ def describe_export(
             resize_px=config.data.resize_px,
             crop_px=config.data.crop_px,
         ),
-        corpus=Corpus(
-            manifest_dir=str(Path(config.data.manifest_dir).absolute()),
-            video_root=config.data.video_root,
-            protocol=config.metrics.protocol,
-        ),
+        corpus=_describe_corpus(config, train_split),
+    )
+
+
+def _describe_corpus(config: Stage1Config | Stage2Config, train_split: Split) -> Corpus:
+    samples = train_split.samples
+    return Corpus(
+        manifest_dir=str(Path(config.data.manifest_dir).absolute()),
+        video_root=config.data.video_root,
+        protocol=config.metrics.protocol,
+        name=read_data_set_name(Path(config.data.manifest_dir)),
+        num_samples=len(samples),
+        hours=round(sum(sample.end_s - sample.start_s for sample in samples) / 3600, 2),
+        num_signers=len({sample.signer for sample in samples if sample.signer}),
+        fingerprint=fingerprint(samples),
     )
 
 

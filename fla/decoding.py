@@ -16,6 +16,7 @@ from fla.evaluate import Evaluator
 from fla.export import LoadedTranslator, load_translator
 from fla.metrics.protocols import find_protocol
 from fla.metrics.scores import Scores
+from fla.model_card import update_card
 from fla.run_folder import RunFolder, open_run_folder, write_json
 from fla.runtime import Runtime, start_runtime, stop_runtime
 from fla.split import Split, read_split
@@ -61,6 +62,7 @@ def run_decoding(config: DecodeConfig) -> None:
             scores, path = evaluator.evaluate(translator.model, tag="export")
     if runtime.is_main:
         _write_scores(folder, config, split, scores)
+        update_card(folder)
         _print_scores(config.split, scores, path, folder)
     distributed.barrier()
     stop_runtime()

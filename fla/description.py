@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +33,15 @@ class Corpus:
     video_root: str
     protocol: str = "text"
     """Named scoring protocol of its dev scores."""
+    name: str = ""
+    """Of the data set, as its importer has it; empty: unknown, as in the four below."""
+    num_samples: int = 0
+    """Training sentences."""
+    hours: float = 0.0
+    """Of their clips together."""
+    num_signers: int = 0
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+    """Of the training sentences: see `fla.data.manifest.fingerprint`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +98,7 @@ def read_description(folder: Path) -> Description:
             f"{path}: export version {version} is not the version {FORMAT_VERSION} that this "
             "release reads. Export again with this release."
         )
-    names = {field.name for field in fields(Description)}
+    names = {field_.name for field_ in fields(Description)}
     content = {name: value for name, value in content.items() if name in names}
     try:
         content["encoder"] = EncoderShape(**content["encoder"])

@@ -5,18 +5,25 @@ afterwards, so that no large language model drowns its gradient (FLa-LLM, sectio
 """
 
 import logging
-from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from fla.assembly import corpus_name, describe_export, manifest_hashes, open_parts, train_stage
+from fla.assembly import (
+    Parts,
+    corpus_name,
+    describe_export,
+    manifest_hashes,
+    open_parts,
+    train_stage,
+)
 from fla.build import build_stage1
 from fla.config.schema import Stage1Config, Stage1OptimConfig
 from fla.description import Description, EncoderShape
 from fla.engine import open_engine
 from fla.export import stored_tensors, write_export
+from fla.model_card import update_card
 from fla.models.light_t import start_from_frequencies
 from fla.optim import build_adamw, build_sgd, cosine_schedule, decay_groups
 from fla.run import is_finished, open_run
@@ -50,7 +57,7 @@ def _train_and_export(config: Stage1Config, runtime: Runtime) -> None:
             manifests=manifest_hashes(parts),
         ) as run,
     ):
-        description = _describe(config, parts.deepspeed_config)
+        description = _describe(config, parts)
         if not config.model.backbone_weights:
             log.info("The backbone starts from random weights: model.backbone_weights is empty.")
         torch.manual_seed(config.seed)
@@ -89,18 +96,20 @@ def _train_and_export(config: Stage1Config, runtime: Runtime) -> None:
                     description=description,
                     codec=parts.codec,
                 )
+                update_card(run.folder)
         run.tracker.log_artifact(run.folder.export, "export")
 
 
-def _describe(config: Stage1Config, deepspeed_config: dict[str, Any]) -> Description:
+def _describe(config: Stage1Config, parts: Parts) -> Description:
     return describe_export(
         config,
+        train_split=parts.train_split,
         stage=1,
         encoder=EncoderShape(
             sign_width=config.model.sign_width, kernel_size=config.model.kernel_size
         ),
         translator={"size": config.model.light_t},
-        autocast=deepspeed_config.get("torch_autocast", {}).get("enabled", False),
+        autocast=parts.deepspeed_config.get("torch_autocast", {}).get("enabled", False),
     )
 
 

@@ -28,6 +28,7 @@ from fla.description import Description
 from fla.encoder import read_encoder
 from fla.engine import Engine, open_engine
 from fla.export import stored_tensors, write_export
+from fla.model_card import update_card
 from fla.models.features import FeatureEncoder, FrozenEncoder
 from fla.models.llm import build_llm, read_llm
 from fla.models.loading import fill_buffers, find_tensor
@@ -67,6 +68,7 @@ def _train_and_export(config: Stage2Config, runtime: Runtime) -> None:
     ):
         description = describe_export(
             config,
+            train_split=parts.train_split,
             stage=2,
             encoder=shape,
             translator=_read_llm(config, parts),
@@ -190,6 +192,7 @@ def _export(
             description=description,
             codec=parts.codec,
         )
+        update_card(run.folder)
     else:
         for _ in weights:
             pass

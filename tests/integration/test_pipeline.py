@@ -123,6 +123,8 @@ def test_a_run_folder_holds_all_that_a_run_was_made_of(stage1, stage2, stage, nu
         folder.export / "config.json",
         folder.export / "model.safetensors",
         folder.export / "tokenizer.json",
+        folder.export / "preprocessor_config.json",
+        folder.export / "README.md",
         folder.path / "DONE",
     ):
         assert path.is_file(), path

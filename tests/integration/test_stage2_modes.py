@@ -44,6 +44,9 @@ def translate(folder: RunFolder) -> None:
     run_well(python("launchers/decode.py", f"export_dir={folder.export}", "beam.max_new_tokens=8"))
     rows, _ = read_decodes(folder.decodes_tsv("export", "test"))
     assert len(rows) == 4
+    card = (folder.export / "README.md").read_text()
+    assert "| test | 4 |" in card
+    assert "generated demo corpus" in card
 
 
 def metrics_of(folder: RunFolder) -> dict[str, float]:

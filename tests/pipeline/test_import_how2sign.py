@@ -12,6 +12,7 @@ import av
 import numpy as np
 import pytest
 
+from fla.data.datasets import GENERATED, GENERATED_NOTE, HOW2SIGN, read_data_set_name
 from fla.data.importers.how2sign import import_how2sign
 from fla.data.importers.report import ImportReport
 from fla.data.importers.report_text import summarize
@@ -123,6 +124,20 @@ def run_import(source: Path) -> ImportReport:
 
 def samples_of(output: Path, split: str) -> dict[str, Sample]:
     return {sample.id: sample for sample in read_manifest(output / f"{split}.tsv").samples}
+
+
+def test_what_was_drawn_is_not_called_how2sign(pristine, tmp_path):
+    shutil.copytree(pristine, tmp_path / "source")
+    names = []
+
+    for _ in range(2):
+        report = import_how2sign(
+            tmp_path / "source", tmp_path / "manifests", on_progress=lambda done, total: None
+        )
+        names.append((report.corpus, read_data_set_name(tmp_path / "manifests")))
+        (tmp_path / "source" / GENERATED_NOTE).touch()
+
+    assert names == [(HOW2SIGN, HOW2SIGN), (GENERATED, GENERATED)]
 
 
 def test_a_sample_is_a_range_of_the_whole_recording(imported, pristine: Path):

@@ -56,6 +56,8 @@ LAYERS = (
         "export",
         "for_transformers",
         "journal",
+        "model_card",
+        "model_card_template",
         "optim",
         "sender",
         "shards",

@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 
+from fla.data.datasets import GENERATED_NOTE
 from tools.demo_corpus.body import POSE_WIDTH, SIGNERS, Camera, Stage, bend
 from tools.demo_corpus.corpus import CorpusSize, draw_texts, make_corpus
 from tools.demo_corpus.language import draw_long, draw_short, one_sign
@@ -151,6 +152,12 @@ def test_left_handed_signers_are_mirrored():
     assert pose.shape == (POSE_WIDTH,)
     assert np.abs(pictures[0][:, ::-1] - pictures[1]).mean() < 2.0
     assert np.abs(pictures[0] - pictures[1]).mean() > 4.0
+
+
+def test_the_corpus_says_that_nobody_was_filmed(corpus: Path):
+    note = (corpus / GENERATED_NOTE).read_text()
+
+    assert note == "Sentences and recordings were made by tools/make_demo_corpus.py with seed 3.\n"
 
 
 def test_annotation_has_the_columns_of_how2sign(corpus: Path):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fla.data.datasets import GENERATED_NOTE
+
 from .language import Sentence, draw_long, draw_short, one_sign
 from .recording import Recording, Row, plan_recording, write_recording
 
@@ -127,6 +129,8 @@ def make_corpus(
         order = np.random.default_rng((seed, 4, SPLITS.index(split))).permutation(len(rows))
         folder = output / "sentence_level" / split / "text" / "en" / "raw_text" / "re_aligned"
         write_annotation(folder / f"how2sign_realigned_{split}.csv", (rows[i] for i in order))
+    note = f"Sentences and recordings were made by tools/make_demo_corpus.py with seed {seed}.\n"
+    (output / GENERATED_NOTE).write_text(note, encoding="utf-8")
     text_file = output / "text" / "en.txt"
     text_file.parent.mkdir(parents=True, exist_ok=True)
     text_file.write_text("".join(f"{line}\n" for line in texts.text), encoding="utf-8")

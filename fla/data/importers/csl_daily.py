@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from fla.data.datasets import CSL_DAILY
 from fla.data.importers.clips import (
     ClipFiles,
     all_names,
@@ -111,7 +112,7 @@ def import_csl_daily(
         for split in SPLITS
     }
     return finish_import(
-        "CSL-Daily",
+        CSL_DAILY,
         imported,
         options=options,
         source=source,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from fla.data.datasets import GENERATED, GENERATED_NOTE, HOW2SIGN
 from fla.data.importers.clips import ClipFiles, ClipRow, import_clips, list_without_rows
 from fla.data.importers.finish import finish_import
 from fla.data.importers.how2sign_files import (
@@ -99,7 +100,7 @@ def import_how2sign(
         for name, split in splits.items()
     }
     return finish_import(
-        "How2Sign",
+        GENERATED if (source / GENERATED_NOTE).is_file() else HOW2SIGN,
         imported,
         options=options,
         source=source,

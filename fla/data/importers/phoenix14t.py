@@ -7,6 +7,7 @@ PHOENIX-2014-T/features/fullFrame-210x260px/{train,dev,test}/NAME/images0001.png
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from fla.data.datasets import PHOENIX14T
 from fla.data.importers.clips import (
     ClipFiles,
     ClipRow,
@@ -89,7 +90,7 @@ def import_phoenix14t(
         )
         for split in SPLITS
     }
-    return finish_import("PHOENIX14T", imported, options=options, source=root, output=output)
+    return finish_import(PHOENIX14T, imported, options=options, source=root, output=output)
 
 
 def _find_root(source: Path) -> Path:
