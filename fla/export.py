@@ -89,7 +89,7 @@ def write_export(
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").unlink(missing_ok=True)
-    # Without this word transformers refuses the file.
+    # transformers refused files without this word before version 5, and others may still.
     write_tensors(folder / SAFETENSORS, layouts, tensors, metadata={"format": "pt"})
     codec.save(folder)
     write_for_transformers(folder, description.preprocessing)

@@ -28,7 +28,7 @@ from fla.models.stages import Stage1Model, Stage2Model
 from fla.models.translator import predict
 from fla.search import Search
 from fla.text.codec import TextCodec, read_codec, train_codec
-from fla.weights import layouts_of
+from fla.weights import SAFETENSORS, layouts_of, read_metadata
 
 SENTENCES = ("the cat", "where is a dog")
 STAGE1 = Description(
@@ -241,6 +241,19 @@ def test_words_stay_one_matrix_and_the_head_another_after_loading(t5_codec, tmp_
     assert llm.encoder.embed_tokens.weight is words
     assert llm.decoder.embed_tokens.weight is words
     assert llm.lm_head.weight is not words
+
+
+def test_a_light_t_that_is_built_anew_has_a_head_of_its_own(stage1_folder):
+    config = FlaLlmForTranslation.config_class.from_pretrained(stage1_folder)
+
+    light_t = FlaLlmForTranslation(config).light_t
+
+    assert light_t.lm_head.weight is not light_t.model.shared.weight
+    assert light_t.model.encoder.embed_tokens.weight is light_t.model.shared.weight
+
+
+def test_the_weights_say_that_they_are_pytorchs(stage1_folder):
+    assert read_metadata(stage1_folder / SAFETENSORS) == {"format": "pt"}
 
 
 def test_what_transformers_saves_is_loaded_by_both(stage1, stage1_folder, mbart_codec, tmp_path):
