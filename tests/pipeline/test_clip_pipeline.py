@@ -14,7 +14,7 @@ from fla.data.decode.video import in_range, probe_video, read_frames
 from fla.data.pipeline import IMAGENET_MEAN, IMAGENET_STD, ClipPipeline, ClipRequest
 from fla.data.sampling import centre_warp
 from fla.errors import DataError
-from tests.helpers.videos import read_number, write_video
+from tests.helpers.videos import read_number, turn_video, write_video
 
 RESIZE_PX, CROP_PX = 64, 48
 START_OF_SCAN = b"\xff\xda"
@@ -87,6 +87,19 @@ def to_levels(frames: torch.Tensor) -> torch.Tensor:
 
 def test_centre_warp_is_an_exact_crop_of_the_decoded_frames(clips: ClipPipeline, folder: Path):
     request = clip(folder / "h264.mp4")
+
+    frames, _ = clips.run([request])
+
+    margin = (RESIZE_PX - CROP_PX) // 2
+    crop = software_frames(request)[:, margin:-margin, margin:-margin]
+    torch.testing.assert_close(to_levels(frames), torch.from_numpy(crop).float(), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("matrix", [(0, 1, -1, 0), (0, -1, 1, 0), (-1, 0, 0, -1), (-1, 0, 0, 1)])
+def test_what_a_phone_has_turned_comes_out_upright(
+    clips: ClipPipeline, folder: Path, tmp_path: Path, matrix: tuple[int, ...]
+):
+    request = clip(turn_video(folder / "h264.mp4", tmp_path / "turned.mp4", matrix=matrix))
 
     frames, _ = clips.run([request])
 

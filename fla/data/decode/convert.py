@@ -101,4 +101,6 @@ class Converter:
             threads=1,
         )
         pixels = image.to_ndarray().astype(np.uint8, copy=False)
-        return np.rot90(pixels[::-1] if self._turn.mirrored else pixels, self._turn.quarters)
+        upright = np.rot90(pixels[::-1] if self._turn.mirrored else pixels, self._turn.quarters)
+        # Turned, they are a view of the others, and DALI takes nothing but rows without gaps.
+        return np.ascontiguousarray(upright)
