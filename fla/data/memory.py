@@ -36,8 +36,9 @@ def plan_queue(
     Raises:
         ConfigError: The budget does not hold one batch in work beside a finished one.
     """
-    finished = 0 if is_on_gpu else crop_px**2 * _RGB * _FLOAT32
-    in_work = _RGB * (_COPIES_IN_WORK * resize_px**2 + full_frame_px + crop_px**2) + finished
+    finished, in_work = _frame_bytes(
+        resize_px=resize_px, crop_px=crop_px, full_frame_px=full_frame_px, is_on_gpu=is_on_gpu
+    )
     budget = host_memory_gib * _GIB
     needed = frames_per_batch * (in_work + finished)
     if needed > budget:
@@ -49,3 +50,27 @@ def plan_queue(
     if not finished:
         return sys.maxsize
     return frames_per_batch + int((budget - needed) // finished)
+
+
+def fit_frames(
+    *,
+    host_memory_gib: float,
+    resize_px: int,
+    crop_px: int,
+    full_frame_px: int,
+    is_on_gpu: bool,
+) -> int:
+    """Most frames of one batch, where none waits; arguments as in `plan_queue`."""
+    finished, in_work = _frame_bytes(
+        resize_px=resize_px, crop_px=crop_px, full_frame_px=full_frame_px, is_on_gpu=is_on_gpu
+    )
+    return int(host_memory_gib * _GIB // (in_work + finished))
+
+
+def _frame_bytes(
+    *, resize_px: int, crop_px: int, full_frame_px: int, is_on_gpu: bool
+) -> tuple[int, int]:
+    """What a finished frame takes, and what one in work takes."""
+    finished = 0 if is_on_gpu else crop_px**2 * _RGB * _FLOAT32
+    in_work = _RGB * (_COPIES_IN_WORK * resize_px**2 + full_frame_px + crop_px**2) + finished
+    return finished, in_work

@@ -20,12 +20,16 @@ ROOMS = {
         "fla.data.decode.convert",
         "fla.data.decode.encode",
         "fla.data.decode.images",
+        "fla.data.decode.preview",
+        "fla.data.decode.shown",
         "fla.data.decode.video",
     },
     "deepspeed": {"fla.deepspeed_setup"},
     "mlflow": {"fla.tracking"},
     "nvidia": {"fla.data.pipeline"},
     "omegaconf": {"fla.config.load", "fla.config.schema"},
+    "pympi": {"fla.translating.elan"},
+    "pysubs2": {"fla.translating.subtitles"},
     "rouge_score": {"fla.metrics.scores"},
     "sacrebleu": {"fla.metrics.scores"},
     "torchvision": {"fla.models.backbone"},
@@ -64,10 +68,20 @@ LAYERS = (
         "split",
         "tracking",
     },
-    {"ahead", "caching", "evaluate", "run", "shard_encoder", "skipping", "train"},
+    {"ahead", "caching", "evaluate", "run", "shard_encoder", "skipping", "train", "translating"},
     {"loaders"},
     {"assembly", "encoder"},
-    {"decoding", "encoding", "plan", "pretrain", "stage1", "stage2", "translate", "trim"},
+    {
+        "decoding",
+        "encoding",
+        "plan",
+        "pretrain",
+        "stage1",
+        "stage2",
+        "translate",
+        "translate_files",
+        "trim",
+    },
 )
 SIBLINGS = {"data", "metrics", "models", "run_folder", "text"}
 
@@ -78,6 +92,7 @@ WITHOUT_TORCH = (
     "fla.config.load",
     "fla.data.manifest",
     "fla.data.sampling",
+    "fla.translating.job",
 )
 
 MODULES = {

@@ -8,7 +8,7 @@ from fla.split import describe_decoders
 def video(codec: str, pixel_format: str = "yuv420p") -> VideoFormat:
     return VideoFormat(
         codec=codec, width=1280, height=720, pixel_format=pixel_format, duration_s=9.0,
-        is_plain=True,
+        is_plain=True, aspect=16 / 9,
     )  # fmt: skip
 
 

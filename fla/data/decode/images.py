@@ -81,6 +81,20 @@ def read_image_frames(
     return frames
 
 
+def read_image_size(path: Path) -> tuple[int, int]:
+    """Width and height of a folder's first image, in pixels.
+
+    Raises:
+        DataError: There is no image, or it does not decode.
+    """
+    names = list_frames(path)[:1]
+    if not names:
+        raise DataError(f"{path} holds no image. Unpack or download it again.")
+    (data,) = read_images(path, names)
+    image = _decode(data, path / names[0])
+    return image.width, image.height
+
+
 def _decode(data: bytes, path: Path) -> av.VideoFrame:
     codec = _CODECS[path.suffix.lower()]
     # The decoder of JPEG fills up with gray what a cut file lacks.

@@ -23,8 +23,9 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from fla.data.decode.container import QUICK_OPEN, open_video, read_packets, unreadable
-from fla.data.decode.convert import UPRIGHT, Converter, find_turn
+from fla.data.decode.convert import Converter
 from fla.data.decode.layout import is_uniform
+from fla.data.decode.shown import find_shown
 from fla.errors import DataError
 
 _TOLERANCE_S = 1e-6
@@ -49,6 +50,8 @@ class VideoFormat:
     """How long the header says that it lasts; infinity where that does not say."""
     is_plain: bool
     """Shown as it is stored, neither turned nor interlaced."""
+    aspect: float
+    """Width over height as it is shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +128,7 @@ def read_format(path: Path) -> VideoFormat:
             duration_s=float("inf")
             if container.duration is None
             else container.duration / av.time_base,
-            is_plain=_is_plain(path, container, stream),
+            **asdict(find_shown(path, container, stream)),
         )
 
 
@@ -206,17 +209,6 @@ def copy_range(path: Path, *, start_s: float, end_s: float, num_frames: int) -> 
                 height=stream.codec_context.height,
             ),
         )
-
-
-def _is_plain(path: Path, container: InputContainer, stream: VideoStream) -> bool:
-    """What `VideoFormat.is_plain` says; not where the first picture does not decode."""
-    # PyAV shows what the header says of this on decoded frames only.
-    try:
-        key = next(p for p in read_packets(path, container, stream) if p.is_keyframe)
-        first = [*stream.codec_context.decode(key), *stream.codec_context.decode(None)][0]
-    except (av.FFmpegError, LookupError, StopIteration):
-        return False
-    return find_turn(first, path) == UPRIGHT and not first.interlaced_frame
 
 
 def _check_whole(path: Path, stream: VideoStream, spans: list[tuple[int, int]]) -> None:
