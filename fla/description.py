@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from fla.data.typical import TypicalClips
 from fla.errors import CheckpointError
 from fla.models.features import InputFeatures
 from fla.run_folder import write_json
@@ -42,6 +43,8 @@ class Corpus:
     num_signers: int = 0
     fingerprint: dict[str, Any] = field(default_factory=dict)
     """Of the training sentences: see `fla.data.manifest.fingerprint`."""
+    typical: TypicalClips | None = None
+    """What its training clips are like; None: an export from before this was noted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +106,7 @@ def read_description(folder: Path) -> Description:
     try:
         content["encoder"] = EncoderShape(**content["encoder"])
         content["preprocessing"] = Preprocessing(**content["preprocessing"])
-        content["corpus"] = Corpus(**content["corpus"])
+        content["corpus"] = _read_corpus(**content["corpus"])
         return Description(**content)
     except (KeyError, TypeError) as error:
         raise CheckpointError(
@@ -123,3 +126,7 @@ def write_description(
     """
     ours = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(description)}
     write_json(folder / "config.json", {**for_transformers, **ours})
+
+
+def _read_corpus(*, typical: dict[str, float] | None = None, **fields: Any) -> Corpus:
+    return Corpus(typical=TypicalClips(**typical) if typical else None, **fields)

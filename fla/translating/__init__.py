@@ -1,0 +1,1 @@
+"""What surrounds the translation of one's own videos: which parts of them, warnings, and files."""
