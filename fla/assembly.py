@@ -202,6 +202,7 @@ def _describe_corpus(config: Stage1Config | Stage2Config, train_split: Split) ->
         hours=round(sum(sample.end_s - sample.start_s for sample in samples) / 3600, 2),
         num_signers=len({sample.signer for sample in samples if sample.signer}),
         fingerprint=fingerprint(samples),
+        typical=train_split.typical,
     )
 
 

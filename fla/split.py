@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from fla.data.decode.images import read_image_size
 from fla.data.decode.video import VideoFormat, read_format
 from fla.data.frame_folder import is_frame_folder, list_frames
 from fla.data.manifest import (
@@ -19,6 +20,7 @@ from fla.data.manifest import (
     read_manifest,
 )
 from fla.data.pipeline import Decoder, choose_decoder
+from fla.data.typical import TypicalClips, summarize_clips
 from fla.errors import DataError
 from fla.runtime import Runtime, ask_main
 from fla.text.codec import TextCodec
@@ -28,12 +30,17 @@ log = logging.getLogger(__name__)
 # What a header may round off, in seconds.
 SLACK_S = 0.5
 
+# In so many, an image is looked at for its shape.
+MAX_IMAGE_FOLDERS = 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Recording:
     format: VideoFormat | None
     """None: a folder of images."""
     duration_s: float
+    aspect: float | None
+    """Width over height as it is shown; None: nobody has looked."""
 
     @property
     def kind(self) -> str:
@@ -50,6 +57,7 @@ class _Survey:
     kinds: dict[tuple[str, Decoder], int]
     """Clips by what their recordings are and who decodes them."""
     full_frame_px: int
+    typical: TypicalClips | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +74,8 @@ class Split:
     manifest_sha256: str
     full_frame_px: int
     """Pixels of the largest frame that DALI decodes at full size in host memory; 0: none."""
+    typical: TypicalClips | None = None
+    """What its clips have in common; None: nobody has looked."""
 
     @property
     def ids(self) -> list[str]:
@@ -117,6 +127,7 @@ def read_split(
         manifest=path,
         manifest_sha256=manifest.sha256,
         full_frame_px=survey.full_frame_px,
+        typical=survey.typical,
     )
 
 
@@ -146,25 +157,42 @@ def _survey(manifest: Manifest, decode_device: Literal["mixed", "cpu"]) -> _Surv
         for name, video in videos.items()
         if video.format is not None and way[name] == "dali" and decode_device == "cpu"
     ]
+    aspects = [video.aspect for video in videos.values() if video.aspect is not None]
     return _Survey(
         kinds=dict(Counter((videos[s.video].kind, way[s.video]) for s in manifest.samples)),
         full_frame_px=max(on_host, default=0),
+        typical=summarize_clips(manifest.samples, aspects=aspects) if aspects else None,
     )
 
 
 def _open_recordings(samples: Sequence[Sample], root: Path) -> dict[str, _Recording]:
     """Open every recording once, before any GPU is taken; reading its frames would take hours."""
     fps = {sample.video: sample.fps for sample in samples}
+    # Evenly spread; to open an image of each folder would take as long as to list the folders.
+    looked_at = set(list(fps)[:: -(-len(fps) // MAX_IMAGE_FOLDERS)])
 
     def open_one(video: str) -> _Recording:
         path = root / video
         if is_frame_folder(path):
-            return _Recording(format=None, duration_s=len(list_frames(path)) / fps[video])
+            return _Recording(
+                format=None,
+                duration_s=len(list_frames(path)) / fps[video],
+                aspect=_image_aspect(path) if video in looked_at else None,
+            )
         format_ = read_format(path)
-        return _Recording(format=format_, duration_s=format_.duration_s)
+        return _Recording(format=format_, duration_s=format_.duration_s, aspect=format_.aspect)
 
     with ThreadPoolExecutor(8) as pool:
         return dict(zip(fps, pool.map(open_one, fps), strict=True))
+
+
+def _image_aspect(path: Path) -> float | None:
+    try:
+        width, height = read_image_size(path)
+    except DataError:
+        # Whether what does not decode ends a run is decided where its clip is decoded.
+        return None
+    return width / height
 
 
 def _check_ranges(

@@ -1,0 +1,104 @@
+"""A split says what its recordings have in common, and an export of it remembers."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fla.data.manifest import Sample, write_manifest
+from fla.data.typical import TypicalClips
+from fla.description import (
+    Corpus,
+    Description,
+    EncoderShape,
+    Preprocessing,
+    read_description,
+    write_description,
+)
+from fla.runtime import Runtime
+from fla.split import Split, read_split
+from fla.text.codec import train_codec
+from tests.helpers.videos import turn_video, write_image, write_video
+
+RUNTIME = Runtime(
+    device="cpu", rank=0, local_rank=0, world_size=1, dali_device_id=None, decode_device="cpu"
+)
+TYPICAL = TypicalClips(
+    fps_low=12.0, fps_high=25.0, aspect_low=0.5, aspect_high=2.0, seconds_low=1.0,
+    seconds_high=2.0,
+)  # fmt: skip
+DESCRIPTION = Description(
+    stage=1,
+    encoder=EncoderShape(sign_width=24, kernel_size=3),
+    translator={"size": "tiny"},
+    language="en_XX",
+    max_tokens=50,
+    autocast=False,
+    preprocessing=Preprocessing(frame_stride=4, max_frames=75, resize_px=36, crop_px=32),
+    corpus=Corpus(manifest_dir="data/manifests", video_root="", typical=TYPICAL),
+)
+
+
+def read(folder: Path, **fps: float) -> Split:
+    samples = [
+        Sample(
+            id=name, video=name.replace("_", "."), start_s=0.0, end_s=1.0, fps=rate, num_frames=1,
+            signer="", sentence="a b",
+        )
+        for name, rate in fps.items()
+    ]  # fmt: skip
+    write_manifest(folder / "train.tsv", samples, root=folder)
+    return read_split(
+        "train",
+        manifest_dir=str(folder),
+        video_root="",
+        codec=train_codec(["a b", "b a"], max_pieces=100, language="en_XX"),
+        max_tokens=9,
+        shuffle_videos=False,
+        seed=1,
+        runtime=RUNTIME,
+    )
+
+
+def test_a_split_knows_rates_and_shapes_of_its_recordings(tmp_path):
+    wide = write_video(tmp_path / "wide.mp4", num_frames=30, size=128, height=64)
+    turn_video(wide, tmp_path / "high.mp4", matrix=(0, 1, -1, 0))
+
+    typical = read(tmp_path, wide_mp4=15.0, high_mp4=12.5).typical
+
+    assert typical == TypicalClips(
+        fps_low=12.5, fps_high=15.0, aspect_low=0.5, aspect_high=2.0, seconds_low=1.0,
+        seconds_high=1.0,
+    )  # fmt: skip
+
+
+def test_images_have_a_shape_where_they_decode(tmp_path):
+    for name in ("good", "bad"):
+        (tmp_path / name).mkdir()
+        write_image(tmp_path / name / "1.png", 1, size=32)
+    (tmp_path / "bad" / "1.png").write_bytes(b"no image")
+
+    assert read(tmp_path, good=1.0, bad=1.0).typical == TypicalClips(
+        fps_low=1.0, fps_high=1.0, aspect_low=1.0, aspect_high=1.0, seconds_low=1.0,
+        seconds_high=1.0,
+    )  # fmt: skip
+    assert read(tmp_path, bad=1.0).typical is None
+
+
+@pytest.mark.parametrize("typical", [TYPICAL, None])
+def test_an_export_remembers_it(tmp_path, typical):
+    description = replace(DESCRIPTION, corpus=replace(DESCRIPTION.corpus, typical=typical))
+
+    write_description(tmp_path, description, {})
+
+    assert read_description(tmp_path) == description
+
+
+def test_an_export_from_before_is_read(tmp_path):
+    write_description(tmp_path, DESCRIPTION, {})
+    content = json.loads((tmp_path / "config.json").read_text())
+    del content["corpus"]["typical"]
+    (tmp_path / "config.json").write_text(json.dumps(content))
+
+    assert read_description(tmp_path).corpus.typical is None
