@@ -20,7 +20,7 @@ from fla.errors import DataError
 from fla.translating.recordings import Recording
 from fla.translating.segments import Segment
 
-PREVIEWS_PER_S = 10.0
+PREVIEWS_PER_S = 12.5
 _PREVIEW_PX = 64
 # Hands are about an eighth of a picture wide.
 _BLOCKS = 8
@@ -43,7 +43,7 @@ _LEAST_LENGTH_S = 0.3
 class Cut:
     """How signing is cut into segments."""
 
-    min_pause_s: float = 0.15
+    min_pause_s: float = 0.1
     """A shorter rest does not end a segment."""
     max_length_s: float = 15.0
     """A longer segment is cut at its moment nearest to rest."""

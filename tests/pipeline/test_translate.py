@@ -238,7 +238,7 @@ def write_signing(path: Path) -> Path:
         for number in range(90):
             image = np.full((64, 64, 3), 90, np.uint8)
             if 30 <= number < 60:
-                image[16:48, 16:40] = rng.integers(0, 255)
+                image[16:48, 16:40] = rng.integers(150, 255)
             output.mux(stream.encode(av.VideoFrame.from_ndarray(image)))
         output.mux(stream.encode())
     return path

@@ -35,7 +35,7 @@ def cut(*acts: tuple[str, float], how: Cut | None = None) -> list[Segment]:
 
 def expect_ranges(segments: list[Segment], *ranges: tuple[float, float]) -> None:
     found = [(segment.start_s, segment.end_s) for segment in segments]
-    assert found == [pytest.approx(one, abs=STEP_S) for one in ranges]
+    assert found == [pytest.approx(one, abs=1.5 * STEP_S) for one in ranges]
 
 
 def test_what_lies_between_two_rests_is_a_segment():
@@ -52,11 +52,11 @@ def test_a_rest_that_is_too_short_ends_nothing():
 
 
 def test_a_sign_that_is_held_is_no_rest():
-    holds = [("hold", 0.4), ("sign", 1)] * 6
+    holds = [("hold", 0.4), ("sign", 1.2)] * 6
 
-    segments = cut(("rest", 2), ("sign", 1), *holds, ("rest", 2))
+    segments = cut(("rest", 2), ("sign", 1.2), *holds, ("rest", 2))
 
-    expect_ranges(segments, (2, 11.4))
+    expect_ranges(segments, (2, 12.8))
 
 
 def test_a_recording_may_begin_and_end_with_signing():
@@ -68,8 +68,9 @@ def test_a_recording_may_begin_and_end_with_signing():
 def test_a_long_segment_is_cut_where_it_is_nearest_to_rest():
     times, blocks = record(("rest", 4), ("sign", 12), ("rest", 4))
     # Hands half way down, in the middle of the signing.
+    middle = round(10.9 * PREVIEWS_PER_S)
     rest = blocks[:40].mean(axis=0)
-    blocks[109] = rest + (blocks[109] - rest) / 2
+    blocks[middle] = rest + (blocks[middle] - rest) / 2
 
     expect_ranges(cut_signing(times, blocks, cut=Cut(max_length_s=8)), (4, 10.9), (10.9, 16))
     expect_ranges(cut_signing(times, blocks, cut=Cut(max_length_s=20)), (4, 16))
