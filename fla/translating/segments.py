@@ -26,7 +26,8 @@ class Segment:
     """End, exclusive; infinity: the end of the video."""
 
     def __str__(self) -> str:
-        return f"{self.start_s:.2f} s to {self.end_s:.2f} s"
+        end = "the end" if math.isinf(self.end_s) else f"{self.end_s:.2f} s"
+        return f"{self.start_s:.2f} s to {end}"
 
 
 def read_segments(path: Path, *, tier: str = "") -> list[Segment]:

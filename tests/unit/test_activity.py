@@ -20,7 +20,8 @@ def record(*acts: tuple[str, float]) -> tuple[NDArray[np.float64], NDArray[np.fl
     for act, seconds in acts:
         held = rng.uniform(-60, 60, 8)
         for _ in range(round(seconds * PREVIEWS_PER_S)):
-            picture = scene + rng.normal(0, 0.2, NUM_BLOCKS)
+            # A sign can be held as still as a rest, and stiller.
+            picture = scene + rng.normal(0, 0.0 if act == "hold" else 0.2, NUM_BLOCKS)
             if act == "sign":
                 picture[HANDS] += rng.choice([-1, 1], 8) * rng.uniform(20, 60, 8)
             if act == "hold":

@@ -143,5 +143,5 @@ def test_segments_lie_inside_their_video():
     check_segments([Segment(end_s=math.inf)], duration_s=1.0, video=video)
     with pytest.raises(DataError, match=r"v\.mp4: the segment 60\.25 s to 64\.00 s .* 63\.00 s"):
         check_segments(TWO, duration_s=63.0, video=video)
-    with pytest.raises(DataError, match=r"the segment 9\.00 s to inf s is not inside"):
+    with pytest.raises(DataError, match=r"the segment 9\.00 s to the end is not inside"):
         check_segments([Segment(start_s=9.0)], duration_s=9.0, video=video)
