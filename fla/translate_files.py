@@ -43,7 +43,8 @@ def translate_files(job: Job, inputs: Inputs) -> list[DataError]:
     if not inputs.parts:
         return list(inputs.faults)
     search = Search(num_beams=job.num_beams, num_hypotheses=job.num_hypotheses)
-    several = len(inputs.parts) > 1
+    # Also where only one of them can be translated.
+    several = len(inputs.parts) + len(inputs.faults) > 1
     with (
         VideoTranslator(
             job.model, search=search, host_memory_gib=job.host_memory_gib

@@ -62,7 +62,7 @@ def find_signing(
     Raises:
         DataError: It does not decode, or nothing moves.
     """
-    if recording.path.is_dir():
+    if recording.format is None:
         raise DataError(
             f"{recording.path} is a folder of images, in which no pauses are looked for. Give "
             "its segments in a file."

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -215,6 +216,16 @@ def test_a_folder_is_translated_and_what_is_damaged_is_listed(export, videos, tm
     ]  # fmt: skip
 
 
+def test_lines_name_their_video_even_where_the_others_are_damaged(export, videos, capsys):
+    for names, num_columns in ((["a.mp4"], 1), (["a.mp4", "b.mp4"], 2)):
+        job = Job(inputs=tuple(videos / name for name in names), model=export, num_beams=2)
+
+        translate_files(job, read_inputs(job))
+
+        (line,) = capsys.readouterr().out.splitlines()
+        assert len(line.split("\t")) == num_columns
+
+
 def test_images_of_a_folder_are_a_video_of_a_known_rate(export, tmp_path, capsys):
     folder = tmp_path / "clip"
     folder.mkdir()
@@ -224,6 +235,8 @@ def test_images_of_a_folder_are_a_video_of_a_known_rate(export, tmp_path, capsys
 
     assert translate_files(job, read_inputs(job)) == []
     assert len(capsys.readouterr().out.splitlines()) == 1
+    (fault,) = translate_files(replace(job, cut=Cut()), read_inputs(job))
+    assert "is a folder of images, in which no pauses are looked for" in str(fault)
     (fault,) = read_inputs(Job(inputs=(folder,), model=export)).faults
     assert "holds 20 images" in str(fault) and "--fps 25" in str(fault)
 
