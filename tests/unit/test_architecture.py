@@ -25,6 +25,9 @@ ROOMS = {
         "fla.data.decode.video",
     },
     "deepspeed": {"fla.deepspeed_setup"},
+    "fastapi": {"fla.page"},
+    "gradio": {"fla.page"},
+    "jinja2": {"fla.page"},
     "mlflow": {"fla.tracking"},
     "nvidia": {"fla.data.pipeline"},
     "omegaconf": {"fla.config.load", "fla.config.schema"},
@@ -32,6 +35,7 @@ ROOMS = {
     "pysubs2": {"fla.translating.subtitles"},
     "rouge_score": {"fla.metrics.scores"},
     "sacrebleu": {"fla.metrics.scores"},
+    "starlette": {"fla.page"},
     "torchvision": {"fla.models.backbone"},
     "transformers": {
         "fla.export_code.modeling_fla_llm",
@@ -42,6 +46,7 @@ ROOMS = {
         "fla.text.codec",
         "fla.text.trimming",
     },
+    "uvicorn": {"fla.page"},
 }
 
 # From the bottom up: a module imports its own layer and those before it.
@@ -82,6 +87,7 @@ LAYERS = (
         "translate_files",
         "trim",
     },
+    {"page"},
 )
 SIBLINGS = {"data", "metrics", "models", "run_folder", "text"}
 
