@@ -1,6 +1,7 @@
 """One browser for the tests of a file."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 from playwright.sync_api import Browser
@@ -11,7 +12,11 @@ from tests.helpers.browser import Watched, open_browser, watch
 # Not for the whole session: while playwright is open, an event loop runs in this thread.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with open_browser() as opened:
+    with ExitStack() as stack:
+        try:
+            opened = stack.enter_context(open_browser())
+        except FileNotFoundError as error:
+            pytest.skip(str(error))
         yield opened
 
 

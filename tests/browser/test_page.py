@@ -4,7 +4,6 @@ import math
 import re
 import signal
 import socket
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -15,28 +14,21 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from fla.search import Search
-from fla.text.codec import train_codec
 from fla.translate import Segment, VideoTranslator
 from tests.helpers.browser import Watched
-from tests.helpers.commands import ROOT, environment, python
-from tests.helpers.exports import write_untrained_stage1
+from tests.helpers.exports import write_untrained_export
+from tests.helpers.servers import Server, serve_page
 from tests.helpers.videos import numbered_frame, write_video
 
 MAX_SIZE_MB, MAX_LENGTH_S = 0.5, 10
 
 
 @dataclass(frozen=True)
-class Served:
-    """A page that is being served, and where it keeps what it is sent."""
+class Served(Server):
+    """The page, and where it keeps what it is sent."""
 
-    process: subprocess.Popen[str]
-    port: int
     temporary: Path
     export: Path
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/"
 
     def files(self) -> list[Path]:
         """What is left of uploads."""
@@ -45,31 +37,11 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("page")
-    codec = train_codec(["the cat is here", "where is a dog"], max_pieces=110, language="en_XX")
-    for name in ("tokenizer", "temporary"):
-        (folder / name).mkdir()
-    codec.save(folder / "tokenizer")
-    export = write_untrained_stage1(
-        folder / "export", tokenizer=folder / "tokenizer", manifests=folder
-    )
-    options = ["--port", "0", "--max-size-mb", MAX_SIZE_MB, "--max-length-s", MAX_LENGTH_S]
-    process = subprocess.Popen(
-        python("tools/serve_page.py", "--model", export, *map(str, options)),
-        cwd=ROOT,
-        env=environment() | {"TMPDIR": str(folder / "temporary"), "DS_ACCELERATOR": "cpu"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        # Also where the process ends without a word.
-        said = re.fullmatch(r"Open http://127\.0\.0\.1:(\d+) .*\n", process.stdout.readline())
-        assert said, "the page did not start"
-        yield Served(process, int(said[1]), folder / "temporary", export)
-    finally:
-        process.kill()
-        process.communicate()
+    temporary = tmp_path_factory.mktemp("temporary")
+    export = write_untrained_export(tmp_path_factory.mktemp("page"))
+    options = ["--max-size-mb", str(MAX_SIZE_MB), "--max-length-s", str(MAX_LENGTH_S)]
+    with serve_page(export, temporary=temporary, options=options) as server:
+        yield Served(server.process, server.port, temporary, export)
 
 
 @pytest.fixture

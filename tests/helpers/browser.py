@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import pytest
 from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -46,14 +45,15 @@ class Watched:
 def open_browser() -> Iterator[Browser]:
     """The Chromium or Chrome of this machine, else the one that playwright has downloaded.
 
-    Skips the test where there is none.
+    Raises:
+        FileNotFoundError: There is none.
     """
     with sync_playwright() as playwright:
         program = find_browser(playwright)
         if program is None:
-            pytest.skip(
-                f"no browser: none of {', '.join(PROGRAMS)} is installed, nor has "
-                "`playwright install chromium` been run"
+            raise FileNotFoundError(
+                f"No browser: none of {', '.join(PROGRAMS)} is installed, and none is downloaded. "
+                "Run `playwright install --with-deps chromium`."
             )
         browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
         yield browser

@@ -7,7 +7,7 @@ import torch
 from fla.build import build_stage1
 from fla.description import Corpus, Description, EncoderShape, Preprocessing
 from fla.export import stored_tensors, write_export
-from fla.text.codec import read_codec
+from fla.text.codec import read_codec, train_codec
 from fla.weights import layouts_of
 
 
@@ -28,3 +28,12 @@ def write_untrained_stage1(folder: Path, *, tokenizer: Path, manifests: Path) ->
     tensors = stored_tensors(build_stage1(description, codec))
     write_export(folder, layouts_of(tensors), tensors.items(), description=description, codec=codec)
     return folder
+
+
+def write_untrained_export(folder: Path) -> Path:
+    """The same with a tokenizer of its own, where there is no corpus."""
+    codec = train_codec(["the cat is here", "where is a dog"], max_pieces=110, language="en_XX")
+    tokenizer = folder / "tokenizer"
+    tokenizer.mkdir()
+    codec.save(tokenizer)
+    return write_untrained_stage1(folder / "export", tokenizer=tokenizer, manifests=folder)
