@@ -72,7 +72,7 @@ sentence. It is not the probability that the sentence is right.</p>
 """
 REFUSAL = '<p role="alert">{{ sentence }}</p>'
 STYLE = """
-#answer video {width: 100%; max-height: 60vh; background: black}
+#answer video {width: 100%; max-height: 45vh; background: black}
 #answer video::cue {font-size: 1rem}
 #answer table {width: 100%}
 #answer th, #answer td {text-align: left; vertical-align: top; padding: 0.3em 0.6em}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import av
 import pytest
+from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
 from fla.search import Search
@@ -19,6 +20,7 @@ from tests.helpers.browser import Watched
 from tests.helpers.exports import write_untrained_export
 from tests.helpers.servers import Server, serve_page
 from tests.helpers.videos import numbered_frame, write_video
+from tests.screenshots import SIZE, picture_page
 
 MAX_SIZE_MB, MAX_LENGTH_S = 0.5, 10
 
@@ -121,6 +123,15 @@ def test_sentences_are_found_by_motion(page: Page, tmp_path: Path):
     expect(cells).to_have_count(8)
     cells.nth(4).get_by_role("button").click()
     assert page.locator("#answer video").evaluate("it => it.currentTime") > 2
+
+
+def test_the_readmes_picture_of_the_page_is_made(browser, served: Served, tmp_path: Path):
+    video = write_two_sentences(tmp_path / "two.mp4")
+
+    picture_page(browser, served.url, video, tmp_path)
+
+    with Image.open(tmp_path / "page.png") as image:
+        assert image.size == (SIZE["width"], SIZE["height"])
 
 
 def test_what_cannot_be_translated_is_refused_in_a_sentence(
