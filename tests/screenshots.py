@@ -88,6 +88,8 @@ def picture_mlflow(browser: Browser, url: str, runs: Runs, out: Path) -> None:
 def picture_report(browser: Browser, report: Path, out: Path) -> None:
     """The beginning of the comparison of two runs."""
     with _open_page(browser) as page:
+        # All that it needs is in the file.
+        page.context.set_offline(True)
         page.goto(report.absolute().as_uri())
         _take(page, out / "report.png")
 

@@ -16,7 +16,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from fla.search import Search
 from fla.translate import Segment, VideoTranslator
-from tests.helpers.browser import Watched
+from tests.helpers.browser import Watched, overflow_px, play
 from tests.helpers.exports import write_untrained_export
 from tests.helpers.servers import Server, serve_page
 from tests.helpers.videos import numbered_frame, write_video
@@ -107,7 +107,7 @@ def test_an_upload_is_translated_on_the_video(page: Page, served: Served, video:
     # The server has forgotten the video, and the browser plays it.
     assert served.files() == []
     player = page.locator("#answer video")
-    page.wait_for_function("document.querySelector('#answer video').readyState >= 2")
+    play(player)
     cues = player.evaluate("it => [...it.textTracks[0].cues].map(c => [c.startTime, c.endTime])")
     assert cues == [[0, 3]]
     assert player.evaluate("it => it.textTracks[0].cues[0].getCueAsHTML().textContent") == (
@@ -121,6 +121,8 @@ def test_sentences_are_found_by_motion(page: Page, tmp_path: Path):
     cells = translate(page)
 
     expect(cells).to_have_count(8)
+    page.set_viewport_size({"width": 400, "height": 800})
+    assert overflow_px(page) == 0
     cells.nth(4).get_by_role("button").click()
     assert page.locator("#answer video").evaluate("it => it.currentTime") > 2
 

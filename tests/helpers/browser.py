@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Playwright, expect, sync_playwright
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 # Containers give their root no sandbox. The camera shows a test picture, and nobody is asked.
@@ -82,3 +82,15 @@ def watch(page: Page) -> Watched:
         lambda message: message.type == "error" and watched.errors.append(message.text),
     )
     return watched
+
+
+def play(video: Locator) -> None:
+    """Play a video for a moment; fails where the browser cannot."""
+    video.evaluate("it => {it.muted = true; return it.play()}")
+    expect(video).not_to_have_js_property("currentTime", 0)
+    assert video.evaluate("it => it.readyState") >= 2, "nothing of the video is decoded"
+
+
+def overflow_px(page: Page) -> int:
+    """By how much a page is wider than its window."""
+    return int(page.evaluate("(it => it.scrollWidth - it.clientWidth)(document.documentElement)"))
