@@ -1,5 +1,7 @@
 """Exponential moving average of the weights, sharded as the weights are."""
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -8,7 +10,7 @@ from torch import Tensor, nn
 from fla.errors import CheckpointError
 from fla.models.loading import tied_parameters
 from fla.shards import join_shards, local_masters
-from fla.weights import layouts_of, open_tensors, write_tensors
+from fla.weights import Weights, layouts_of, open_tensors, write_tensors
 
 
 class MovingAverage:
@@ -62,7 +64,7 @@ class MovingAverage:
         Raises:
             CheckpointError: The checkpoint was saved without a moving average.
         """
-        files = [open_tensors(path) for path in sorted(folder.glob(_file_name("*")))]
+        files = open_average(folder)
         if not files:
             raise CheckpointError(
                 f"{folder} was saved without a moving average. Set train.ema_decay=0, or start "
@@ -81,6 +83,27 @@ class MovingAverage:
             missing = max(0, average.numel() * world_size - len(flat))
             flat = torch.cat([flat, flat.new_zeros(missing)])
             average.copy_(flat[average.numel() * rank : average.numel() * (rank + 1)])
+
+
+def open_average(folder: Path) -> list[Weights]:
+    """The files of a checkpoint's moving average, one a rank; none where the run kept none."""
+    return [open_tensors(path) for path in sorted(folder.glob(_file_name("*")))]
+
+
+def join_average(files: Sequence[Weights], name: str, shape: Sequence[int]) -> Tensor:
+    """A parameter's average, whole.
+
+    Args:
+        files: Of all ranks.
+        name: First name of the parameter; every file has it.
+        shape: That the parameter has.
+    """
+    first = files[0].tensor(name)
+    if tuple(first.shape) == tuple(shape):
+        # Every rank has all of it, unless it is sharded.
+        return first
+    flat = torch.cat([file.tensor(name) for file in files])
+    return flat[: math.prod(shape)].view(*shape)
 
 
 def _file_name(rank: str) -> str:

@@ -146,7 +146,7 @@ def load_translator(folder: Path, *, device: str) -> LoadedTranslator:
     codec = read_codec(folder, language=description.language)
     # No memory for values that are replaced at once.
     with torch.device("meta"):
-        model = _build(description, codec)
+        model = build_translator(description, codec)
     weights = open_tensors(folder / SAFETENSORS)
     # What stage 1 trained under autocast has float32 weights; the encoder of stage 2 is frozen in
     # bfloat16, statistics of batch normalization included.
@@ -160,7 +160,8 @@ def load_translator(folder: Path, *, device: str) -> LoadedTranslator:
     )
 
 
-def _build(description: Description, codec: TextCodec) -> Stage1Model | Stage2Model:
+def build_translator(description: Description, codec: TextCodec) -> Stage1Model | Stage2Model:
+    """The model that an export holds, with new weights."""
     if description.stage == 1:
         return build_stage1(description, codec)
     return build_stage2(

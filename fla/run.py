@@ -15,15 +15,14 @@ from fla.checkpoint import TrainState, choose_checkpoint, read_train_state
 from fla.config.load import flatten, load_config, save_config
 from fla.errors import ConfigError
 from fla.journal import truncate_journal
+from fla.provenance import read_git_state, write_provenance
 from fla.run_folder import (
     RunFolder,
     open_run_folder,
-    read_git_state,
     set_aside,
     start_rank_log,
     write_atomically,
     write_json,
-    write_provenance,
 )
 from fla.runtime import Runtime
 from fla.tracking import NullTracker, Tracker, open_tracker

@@ -6,7 +6,9 @@
     logs/rank_000.log
     checkpoints/step_0002000/       DeepSpeed's files, state.json, and COMPLETE, written last
     decodes/step_0002000.dev.tsv    id, hypothesis, reference
+    model/                          what all checkpoints share: description, tokenizer, encoder
     export/                         what others load
+    exports/step_0002000/export/    the same of a checkpoint that was decoded; a folder as this one
 
 Only rank 0 writes here, except for the logs and DeepSpeed's own files.
 """
@@ -18,21 +20,15 @@ import logging
 import os
 import re
 import shutil
-import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 from fla.errors import CheckpointError, ConfigError, DataError
 
 COMPLETE = "COMPLETE"
-_PACKAGES = (
-    "torch torchvision transformers deepspeed nvidia-dali-cuda130 av mlflow omegaconf "
-    "sacrebleu rouge-score sentencepiece numpy"
-).split()
 
 
 @dataclass(frozen=True)
@@ -86,8 +82,16 @@ class RunFolder:
         return self.path / "decodes"
 
     @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
     def export(self) -> Path:
         return self.path / "export"
+
+    @property
+    def exports(self) -> Path:
+        return self.path / "exports"
 
     def checkpoint(self, step: int) -> Path:
         """Folder of the checkpoint after `step` optimizer steps."""
@@ -131,7 +135,7 @@ def set_aside(run: RunFolder) -> None:
         run.skipped_tsv,
         run.best_txt,
     )
-    folders = (run.checkpoints, run.decodes, run.export)
+    folders = (run.checkpoints, run.decodes, run.model, run.export, run.exports)
     filled = [folder for folder in folders if folder.is_dir() and any(folder.iterdir())]
     _move_away(run, [*filter(Path.exists, files), *filled])
     open_run_folder(run.path)
@@ -164,53 +168,6 @@ def start_rank_log(run: RunFolder, rank: int) -> logging.FileHandler:
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root.addHandler(file)
     return file
-
-
-def write_provenance(
-    run: RunFolder, *, command: Sequence[str], devices: Sequence[str], manifests: Mapping[str, str]
-) -> None:
-    """Write what this start was made of; the starts before a resume are kept in the same file.
-
-    Args:
-        command: The words that started the run.
-        devices: One name a rank, such as "cpu" or "NVIDIA H100".
-        manifests: SHA-256 of each manifest file, by its path.
-    """
-    earlier: list[dict[str, object]] = []
-    if run.provenance_json.exists():
-        last = json.loads(run.provenance_json.read_text(encoding="utf-8"))
-        earlier = [*last.pop("earlier_starts"), last]
-    start = {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": list(command),
-        "git": read_git_state(),
-        "versions": read_versions(),
-        "devices": list(devices),
-        "manifests": dict(manifests),
-        "earlier_starts": earlier,
-    }
-    write_json(run.provenance_json, start)
-
-
-def read_git_state(folder: Path = Path(__file__).parent) -> dict[str, object] | None:
-    """Commit of the code and whether files differ from it; None outside of a git checkout."""
-    try:
-        commit = _git(folder, "rev-parse", "HEAD")
-        changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return {"commit": commit, "dirty": bool(changed)}
-
-
-def read_versions() -> dict[str, str]:
-    """Installed versions of the packages that a result depends on."""
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
 
 
 def checkpoint_tag(step: int) -> str:
@@ -376,16 +333,3 @@ def _delete_checkpoint(folder: Path) -> None:
     # First of all: a crash in the middle must not leave a checkpoint that looks whole.
     (folder / COMPLETE).unlink(missing_ok=True)
     shutil.rmtree(folder)
-
-
-def _git(folder: Path, *words: str) -> str:
-    # optional-locks: `status` must not touch the index of a checkout that someone else works in.
-    done = subprocess.run(
-        ["git", "--no-optional-locks", *words],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=10,
-    )
-    return done.stdout.strip()

@@ -19,6 +19,7 @@ from fla.assembly import (
     train_stage,
 )
 from fla.build import build_stage1
+from fla.checkpoint_export import write_model
 from fla.config.schema import Stage1Config, Stage1OptimConfig
 from fla.description import Description, EncoderShape
 from fla.engine import open_engine
@@ -58,6 +59,14 @@ def _train_and_export(config: Stage1Config, runtime: Runtime) -> None:
         ) as run,
     ):
         description = _describe(config, parts)
+        if runtime.is_main:
+            write_model(
+                run.folder,
+                description=description,
+                codec=parts.codec,
+                frozen={},
+                dtype=torch.float32,
+            )
         if not config.model.backbone_weights:
             log.info("The backbone starts from random weights: model.backbone_weights is empty.")
         torch.manual_seed(config.seed)

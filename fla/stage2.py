@@ -23,6 +23,7 @@ from fla.assembly import (
     train_stage,
 )
 from fla.build import build_stage2
+from fla.checkpoint_export import write_model
 from fla.config.schema import Stage2Config, Stage2OptimConfig
 from fla.description import Description
 from fla.encoder import read_encoder
@@ -74,6 +75,14 @@ def _train_and_export(config: Stage2Config, runtime: Runtime) -> None:
             translator=_read_llm(config, parts),
             autocast=parts.deepspeed_config.get("torch_autocast", {}).get("enabled", False),
         )
+        if runtime.is_main:
+            write_model(
+                run.folder,
+                description=description,
+                codec=parts.codec,
+                frozen={} if frozen is None else stored_tensors(frozen),
+                dtype=getattr(torch, config.model.export_dtype),
+            )
         model = _build_model(config, description, parts, trained)
         engine = open_engine(
             model,

@@ -1,7 +1,7 @@
 """A run that goes on at other numbers of ranks, 2 then 1 then 4, equals one that never stopped."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +49,11 @@ class State(NamedTuple):
     groups: list[tuple[str, float, float]]
     """Name, learning rate and weight decay of the optimizer's."""
     leftovers: list[str]
+    masters: dict[str, Tensor]
+    """The optimizer's float32 weights."""
+    read: dict[str, dict[str, Tensor]]
+    """What the checkpoint's reader gives: averages, masters and buffers; none where none is saved.
+    """
 
 
 def open_model(zero_stage: int, *, is_sgd: bool = False) -> tuple[Any, Any]:
@@ -112,8 +117,10 @@ def go_on(zero_stage: int, folder: Path, first: int, last: int, *, saves: bool) 
         engine.module.norm.running_mean.fill_(0.25)
         engine.module.constant.fill_(3.0)
     losses = [take_step(engine, step) for step in range(first, last)]
+    read: dict[str, dict[str, Tensor]] = {}
     if saves:
-        save_checkpoint(engine, run_folder, TrainState(step=last), runtime=runtime)
+        checkpoint = save_checkpoint(engine, run_folder, TrainState(step=last), runtime=runtime)
+        read = read_weights(checkpoint, engine)
     return State(
         losses=losses,
         weights={name: parameter.detach().clone() for name, parameter in gathered(engine).items()},
@@ -123,13 +130,29 @@ def go_on(zero_stage: int, folder: Path, first: int, last: int, *, saves: bool) 
             (g["name"], g["lr"], g["weight_decay"]) for g in engine._engine.optimizer.param_groups
         ],
         leftovers=[path.name for path in run_folder.path.glob("*universal*")],
+        masters=gathered(engine, masters=True),
+        read=read,
     )
 
 
-def gathered(engine: Any) -> dict[str, Tensor]:
+def read_weights(checkpoint: Path, engine: Any) -> dict[str, dict[str, Tensor]]:
+    from fla.checkpoint_weights import open_checkpoint
+    from fla.shards import whole_shape
+
+    shapes = {name: whole_shape(p) for name, p in engine.module.named_parameters()}
+    averages = open_checkpoint(checkpoint)
+    masters = replace(averages, _average=())
+    return {
+        "averages": {name: averages.parameter(name, shapes[name]) for name in shapes},
+        "masters": {name: masters.parameter(name, shapes[name]) for name in shapes},
+        "buffers": dict(averages.buffers),
+    }
+
+
+def gathered(engine: Any, *, masters: bool = False) -> dict[str, Tensor]:
     from fla.shards import iterate_weights
 
-    return {name: t.clone() for name, t in iterate_weights(engine.module, masters=False)}
+    return {name: t.clone() for name, t in iterate_weights(engine.module, masters=masters)}
 
 
 def go_on_all(folder: Path, first: int, last: int, saves: bool) -> dict[int, State]:
@@ -163,6 +186,19 @@ def test_two_then_one_then_four_ranks_equal_one_that_never_stopped(stage, parts,
         torch.testing.assert_close(state.averages, expected.averages, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(state.buffers, expected.buffers)
         assert state.groups == expected.groups
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_checkpoint_of_one_or_two_ranks_is_read_bit_for_bit_without_an_engine(stage, parts):
+    for part in parts[:2]:
+        for rank in part:
+            state = rank[stage]
+            for name, expected in (
+                ("averages", state.averages), ("masters", state.masters), ("buffers", state.buffers)
+            ):  # fmt: skip
+                assert state.read[name].keys() == expected.keys()
+                for key, tensor in expected.items():
+                    assert torch.equal(state.read[name][key], tensor), (name, key)
 
 
 @pytest.mark.parametrize("stage", STAGES)

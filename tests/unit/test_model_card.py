@@ -14,6 +14,7 @@ from fla.description import Corpus, Description, EncoderShape, Preprocessing, wr
 from fla.export import stored_tensors, write_export
 from fla.journal import append_row
 from fla.model_card import read_scores, update_card
+from fla.provenance import write_provenance
 from fla.run_folder import (
     DecodedRow,
     RunFolder,
@@ -21,7 +22,6 @@ from fla.run_folder import (
     write_best,
     write_decodes,
     write_json,
-    write_provenance,
 )
 from fla.text.codec import train_codec
 from fla.weights import layouts_of

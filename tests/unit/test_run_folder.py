@@ -9,6 +9,7 @@ import pytest
 
 from fla import run_folder
 from fla.errors import CheckpointError, ConfigError, DataError
+from fla.provenance import read_git_state, write_provenance
 from fla.run_folder import (
     DecodedRow,
     RunFolder,
@@ -21,14 +22,12 @@ from fla.run_folder import (
     prune_checkpoints,
     read_best,
     read_decodes,
-    read_git_state,
     set_aside,
     start_rank_log,
     step_of,
     write_atomically,
     write_best,
     write_decodes,
-    write_provenance,
 )
 
 
