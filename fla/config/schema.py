@@ -204,7 +204,7 @@ class BeamConfig:
 @dataclass(frozen=True, kw_only=True)
 class MetricsConfig:
     protocol: str = "text"
-    """Named scoring protocol of dev: how texts are prepared and counted."""
+    """Named scoring protocol of dev: how texts are prepared and counted; see tools/score.py."""
 
 
 @dataclass(frozen=True, kw_only=True)

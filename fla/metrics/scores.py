@@ -1,13 +1,25 @@
 """Scores of a translated split, by one named protocol; the signature says which."""
 
-import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
 
+from fla.metrics.preparation import prepare, prepare_pairs
 from fla.metrics.protocols import Protocol
 
-ROUGE_BETA = 1.2
-"""Weight of recall in ROUGE-L; 1.2 is the caption metric's that sign language translation uses."""
+if TYPE_CHECKING:
+    from fla.metrics.counting import Counted
+
+SCORES = {
+    "bleu1": "BLEU-1",
+    "bleu2": "BLEU-2",
+    "bleu3": "BLEU-3",
+    "bleu4": "BLEU-4",
+    "rouge_l": "ROUGE-L",
+    "chrf2": "chrF2",
+    "chrf_pp": "chrF++",
+}
+"""All scores, by their names in code and in print."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,17 +32,29 @@ class Scores:
     bleu4: float
     rouge_l: float
     chrf2: float
+    chrf_pp: float
     num_sentences: int
+    """That were counted: all, but for what reduced BLEU leaves out."""
     signature: str
-    """Protocol: sacrebleu's own BLEU signature, then how ROUGE-L and chrF were computed."""
+    """Protocol and version, what is done to a text, and each metric's own signature."""
 
     def as_dict(self) -> dict[str, float | int | str]:
         """Plain values, for JSON."""
         return asdict(self)
 
     def as_metrics(self, split: str) -> dict[str, float]:
-        """The six scores by their metric names, such as `dev/bleu4`."""
-        return {f"{split}/{k}": v for k, v in asdict(self).items() if isinstance(v, float)}
+        """The scores by their metric names, such as `dev/bleu4`."""
+        return {f"{split}/{name}": getattr(self, name) for name in SCORES}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SentenceScores:
+    """Scores of one sentence, each from 0 to 100."""
+
+    bleu4: float
+    """Of the orders that the sentence is long enough for."""
+    rouge_l: float
+    chrf2: float
 
 
 def score(hypotheses: Sequence[str], references: Sequence[str], *, protocol: Protocol) -> Scores:
@@ -42,61 +66,70 @@ def score(hypotheses: Sequence[str], references: Sequence[str], *, protocol: Pro
         protocol: The convention.
 
     Raises:
-        ValueError: the two differ in length, or are empty.
+        ValueError: The two differ in length, or there is nothing to count.
     """
     if len(hypotheses) != len(references) or not references:
         raise ValueError(
             f"Need as many hypotheses as references, at least one; got {len(hypotheses)} and "
             f"{len(references)}."
         )
-    # Here, not at the top: only the rank that scores pays for the import.
-    from sacrebleu.metrics.bleu import BLEU
-    from sacrebleu.metrics.chrf import CHRF
+    # Here, not at the top: only the rank that scores pays for the imports, of 2 seconds.
+    from fla.metrics.counting import count
 
-    bleu = BLEU()
-    result = bleu.corpus_score(hypotheses, [references])
-    bleu1, bleu2, bleu3, bleu4 = (
-        _cumulative_bleu(result.precisions[:order], result.bp) for order in (1, 2, 3, 4)
-    )
+    prepared, expected = prepare_pairs(hypotheses, references, protocol)
+    if not expected:
+        raise ValueError(f"{protocol.name} leaves out all of these sentences.")
+    return summarize(count(prepared, expected, protocol), protocol, len(expected))
+
+
+def summarize(counted: Mapping[str, "Counted"], protocol: Protocol, num_sentences: int) -> Scores:
+    """The scores of what was counted, BLEU-1 to 3 from the counts of BLEU-4."""
+    from fla.metrics.counting import BLEU
+
+    counts = counted["bleu4"].result
+    orders = {
+        f"bleu{order}": BLEU.compute_bleu(
+            counts.counts[:order],
+            counts.totals[:order],
+            counts.sys_len,
+            counts.ref_len,
+            smooth_method=protocol.smooth,
+            effective_order=protocol.effective_order,
+            max_ngram_order=order,
+        ).score
+        for order in (1, 2, 3)
+    }
+    own = [f"{protocol.name}.v{protocol.version}|prep:{protocol.preparation}"]
     return Scores(
-        bleu1=bleu1,
-        bleu2=bleu2,
-        bleu3=bleu3,
-        bleu4=bleu4,
-        rouge_l=_rouge_l(hypotheses, references),
-        chrf2=CHRF().corpus_score(hypotheses, [references]).score,
-        num_sentences=len(references),
-        signature=(
-            f"{protocol.name}.v{protocol.version}|{bleu.get_signature()}|rougeL:beta{ROUGE_BETA}.whitespace.sentence-mean"
-            "|chrF2:nc6.nw0.beta2"
-        ),
+        **orders,
+        **{name: float(it.result.score) for name, it in counted.items()},
+        num_sentences=num_sentences,
+        signature=" ".join(own + [f"{SCORES[k]}|{it.signature}" for k, it in counted.items()]),
     )
 
 
-def _cumulative_bleu(precisions: Sequence[float], brevity_penalty: float) -> float:
-    # The four orders share their precisions, so one pass over the corpus is enough.
-    if min(precisions) == 0:
-        return 0.0
-    return brevity_penalty * math.exp(sum(map(math.log, precisions)) / len(precisions))
+def score_sentences(
+    hypotheses: Sequence[str], references: Sequence[str], *, protocol: Protocol
+) -> list[SentenceScores]:
+    """Score each sentence by itself, in the order given; reduced BLEU keeps all here.
 
+    Args:
+        hypotheses: One translation a sample.
+        references: As many.
+        protocol: The convention.
+    """
+    from fla.metrics.counting import build_metrics
 
-class _WhitespaceTokenizer:
-    """rouge_score's own tokenizer keeps only a-z and 0-9: umlauts vanish, Chinese scores 0."""
-
-    def tokenize(self, text: str) -> list[str]:
-        return text.split()
-
-
-def _rouge_l(hypotheses: Sequence[str], references: Sequence[str]) -> float:
-    """Mean over sentences of the LCS F-measure, in percent, as MS-COCO's caption metric has it."""
-    # Here, not at the top: it pulls in nltk, which takes a second.
-    from rouge_score.rouge_scorer import RougeScorer
-
-    scorer = RougeScorer(["rougeL"], tokenizer=_WhitespaceTokenizer())
-    total = 0.0
-    for hypothesis, reference in zip(hypotheses, references, strict=True):
-        found = scorer.score(reference, hypothesis)["rougeL"]
-        if found.fmeasure > 0:
-            weighted = found.recall + ROUGE_BETA**2 * found.precision
-            total += (1 + ROUGE_BETA**2) * found.precision * found.recall / weighted
-    return 100 * total / len(references)
+    metrics = build_metrics(replace(protocol, effective_order=True))
+    pairs = [
+        (prepare(hypothesis, protocol), [prepare(reference, protocol)])
+        for hypothesis, reference in zip(hypotheses, references, strict=True)
+    ]
+    return [
+        SentenceScores(
+            bleu4=metrics["bleu4"].sentence_score(*pair).score,
+            rouge_l=metrics["rouge_l"].sentence_score(*pair).score,
+            chrf2=metrics["chrf2"].sentence_score(*pair).score,
+        )
+        for pair in pairs
+    ]

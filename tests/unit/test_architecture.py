@@ -33,8 +33,8 @@ ROOMS = {
     "omegaconf": {"fla.config.load", "fla.config.schema"},
     "pympi": {"fla.translating.elan"},
     "pysubs2": {"fla.translating.subtitles"},
-    "rouge_score": {"fla.metrics.scores"},
-    "sacrebleu": {"fla.metrics.scores"},
+    "rouge_score": {"fla.metrics.counting"},
+    "sacrebleu": {"fla.metrics.counting", "fla.metrics.significance"},
     "starlette": {"fla.page"},
     "torchvision": {"fla.models.backbone"},
     "transformers": {
@@ -109,6 +109,9 @@ WITHOUT_TORCH = (
     "fla.config.load",
     "fla.data.manifest",
     "fla.data.sampling",
+    "fla.metrics.counting",
+    "fla.metrics.outputs",
+    "fla.metrics.significance",
     "fla.translating.job",
 )
 

@@ -85,14 +85,19 @@ def test_empty_hypotheses_score_zero():
         "dev/bleu4": 0.0,
         "dev/rouge_l": 0.0,
         "dev/chrf2": 0.0,
+        "dev/chrf_pp": 0.0,
     }
 
 
 def test_signature_names_the_whole_protocol():
     signature = score(["a"], ["a"]).signature
 
-    assert signature.startswith("text.v1|nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
-    assert signature.endswith("|rougeL:beta1.2.whitespace.sentence-mean|chrF2:nc6.nw0.beta2")
+    assert signature.startswith(
+        "text.v1|prep:none BLEU-4|nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:"
+    )
+    assert " ROUGE-L|nrefs:1|rouge:mscoco.beta1.2.blanks.sentence-mean|" in signature
+    assert " chrF2|nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|" in signature
+    assert " chrF++|nrefs:1|case:mixed|eff:yes|nc:6|nw:2|space:no|" in signature
 
 
 @pytest.mark.parametrize(("hypotheses", "references"), [(["a"], ["a", "b"]), ([], [])])

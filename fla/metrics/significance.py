@@ -1,0 +1,138 @@
+"""How far scores can be trusted: intervals, and tests of the difference between two systems.
+
+sacrebleu's resampling: the paired bootstrap of Koehn (2004), and the approximate randomization of
+Riezler and Maxwell (2005). The same seed gives the same numbers; SACREBLEU_SEED sets another one.
+"""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Any
+
+from fla.metrics.preparation import prepare_pairs
+from fla.metrics.protocols import Protocol
+from fla.metrics.scores import Scores, summarize
+
+NUM_RESAMPLES = 1000
+NUM_SHUFFLES = 10_000
+DEFAULT_SEED = 12345
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """Where 95 % of the bootstrap's scores lie: their mean, less and plus half the width."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A metric of two systems on the same sentences."""
+
+    baseline: float
+    other: float
+    bootstrap_p: float
+    """Chance of such a difference between resamples if there were none; 1 where there is none."""
+    randomisation_p: float
+    """Chance of such a difference if each sentence could be either system's."""
+
+
+def read_seed() -> str:
+    """The seed of the resampling, as sacrebleu reads it."""
+    return os.environ.get("SACREBLEU_SEED", str(DEFAULT_SEED))
+
+
+def bootstrap_intervals(
+    hypotheses: Sequence[str], references: Sequence[str], *, protocol: Protocol
+) -> dict[str, Interval]:
+    """95 % intervals of bleu4, rouge_l, chrf2 and chrf_pp, of 1000 resamples of the sentences.
+
+    Args:
+        hypotheses: One translation a sample.
+        references: As many, in the same order.
+        protocol: The convention.
+    """
+    from fla.metrics.counting import METRICS, count
+
+    prepared, expected = prepare_pairs(hypotheses, references, protocol)
+    counted = count(prepared, expected, protocol, METRICS, NUM_RESAMPLES)
+    return {name: _bound(it.result) for name, it in counted.items()}
+
+
+def score_with_intervals(
+    hypotheses: Sequence[str], references: Sequence[str], *, protocol: Protocol
+) -> tuple[Scores, dict[str, Interval]]:
+    """What `score` and `bootstrap_intervals` give, counted once; errors as of `score`.
+
+    ROUGE-L is counted in a process of its own, as its imports take as long as all the rest; the
+    program's main module must guard what it does, as for every process that is spawned.
+    """
+    from fla.metrics.counting import METRICS, count
+
+    prepared, expected = prepare_pairs(hypotheses, references, protocol)
+    if not expected:
+        raise ValueError(f"{protocol.name} leaves out all of these sentences.")
+    corpus = (prepared, expected, protocol)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        rouge = pool.submit(count, *corpus, ("rouge_l",), NUM_RESAMPLES)
+        counted = count(*corpus, {*METRICS} - {"rouge_l"}, NUM_RESAMPLES) | rouge.result()
+    counted = {name: counted[name] for name in METRICS}
+    intervals = {name: _bound(it.result) for name, it in counted.items()}
+    return summarize(counted, protocol, len(expected)), intervals
+
+
+def _bound(result: Any) -> Interval:
+    # sacrebleu's own fields: its public way to them is a printed text of one digit.
+    mean, half_width = float(result._mean), float(result._ci)
+    return Interval(low=mean - half_width, high=mean + half_width)
+
+
+def compare_systems(
+    baseline: Sequence[str], other: Sequence[str], references: Sequence[str], *, protocol: Protocol
+) -> dict[str, Comparison]:
+    """Test two systems against each other in bleu4, rouge_l, chrf2 and chrf_pp.
+
+    Args:
+        baseline: Its translations.
+        other: The other system's, of the same samples in the same order.
+        references: As many.
+        protocol: The convention. What reduced BLEU leaves out of either system counts as a
+            hypothesis without words here: the sentences must be the same for both.
+    """
+    from sacrebleu.significance import PairedTest
+
+    from fla.metrics.counting import build_metrics
+    from fla.metrics.preparation import prepare
+
+    expected = [prepare(reference, protocol) for reference in references]
+    kept = [i for i, reference in enumerate(expected) if reference]
+    systems: list[tuple[str, Sequence[str]]] = [
+        (name, [prepare(hypotheses[i], protocol) for i in kept])
+        for name, hypotheses in (("baseline", baseline), ("other", other))
+    ]
+    expected = [expected[i] for i in kept]
+    metrics = build_metrics(protocol)
+    tests = []
+    for kind, count in (("bs", NUM_RESAMPLES), ("ar", NUM_SHUFFLES)):
+        test = PairedTest(systems, metrics, [expected], test_type=kind, n_samples=count)
+        _, found = test()
+        # By the names that sacrebleu prints, in the order given.
+        tests.append([found[key] for key in found if key != "System"])
+    return {
+        name: _join(*bootstrap, *randomisation)
+        for name, bootstrap, randomisation in zip(metrics, *tests, strict=True)
+    }
+
+
+def _join(baseline: Any, other: Any, _: Any, randomised: Any) -> Comparison:
+    is_equal = baseline.score == other.score
+    return Comparison(
+        baseline=float(baseline.score),
+        other=float(other.score),
+        # sacrebleu takes no difference for the rarest one.
+        bootstrap_p=1.0 if is_equal else float(other.p_value),
+        randomisation_p=1.0 if is_equal else float(randomised.p_value),
+    )
