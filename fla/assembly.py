@@ -133,11 +133,17 @@ def train_stage(
         folder=run.folder,
     )
 
+    best_score = run.state.best_score
+
     def evaluate_dev(step: int) -> float:
+        nonlocal best_score
         with engine.whole_model() as model:
             scores, path = evaluator.evaluate(model, tag=checkpoint_tag(step))
         run.tracker.log(scores.as_metrics("dev"), step=step)
         run.tracker.log_artifact(path, "decodes")
+        if best_score is None or scores.bleu4 > best_score:
+            best_score = scores.bleu4
+            run.tracker.log_translations(path, split="dev")
         return scores.bleu4
 
     if run.checkpoint is not None:

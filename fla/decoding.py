@@ -20,6 +20,7 @@ from fla.model_card import update_card
 from fla.run_folder import RunFolder, open_run_folder, write_json
 from fla.runtime import Runtime, start_runtime, stop_runtime
 from fla.split import Split, read_split
+from fla.tracking import log_decoding
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ def run_decoding(config: DecodeConfig) -> None:
             scores, path = evaluator.evaluate(translator.model, tag="export")
     if runtime.is_main:
         _write_scores(folder, config, split, scores)
+        log_decoding(folder, decodes=path, split=split.name, scores=scores)
         update_card(folder)
         _print_scores(config.split, scores, path, folder)
     distributed.barrier()

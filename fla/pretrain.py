@@ -107,7 +107,7 @@ def _train_and_export(config: PretrainConfig, runtime: Runtime) -> None:
             if runtime.is_main:
                 save_llm(whole.mbart, run.folder.export)
                 codec.save(run.folder.export)
-        run.tracker.log_artifact(run.folder.export, "export")
+        run.tracker.log_export(run.folder.export)
 
 
 def read_sentences(path: Path, *, at_least: int) -> list[str]:

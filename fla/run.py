@@ -24,6 +24,7 @@ from fla.run_folder import (
     write_atomically,
     write_json,
 )
+from fla.run_tags import build_tags
 from fla.runtime import Runtime
 from fla.tracking import NullTracker, Tracker, open_tracker
 
@@ -184,20 +185,16 @@ def _open_tracker(
 ) -> Tracker:
     if not runtime.is_main:
         return NullTracker()
+    settings = flatten(config)
     return open_tracker(
         run_folder=folder,
         uri=config.tracking.uri,
         experiment=experiment,
         run_name=f"{stage}-seed{config.seed}",
         pipeline=config.tracking.pipeline,
-        params=flatten(config),
-        tags={"stage": stage, "world_size": str(runtime.world_size), **_git_tags()},
+        params=settings,
+        tags=build_tags(settings, stage=stage, folder=folder, world_size=runtime.world_size),
     )
-
-
-def _git_tags() -> dict[str, str]:
-    state = read_git_state()
-    return {} if state is None else {f"git.{key}": str(value) for key, value in state.items()}
 
 
 def _device_name(runtime: Runtime) -> str:

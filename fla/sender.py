@@ -35,6 +35,10 @@ class Destination(Protocol):
 
     def log_artifact(self, path: Path, folder: str) -> None: ...
 
+    def log_translations(self, decodes: Path, split: str) -> None: ...
+
+    def log_export(self, folder: Path) -> None: ...
+
     def set_status(self, status: Status) -> None: ...
 
 
@@ -44,7 +48,8 @@ class Sender:
     def __init__(
         self, journal: Path, open_destination: Callable[[], Destination], *, where: str
     ) -> None:
-        self.artifacts: deque[tuple[Path, str]] = deque()
+        self.errands: deque[Callable[[Destination], None]] = deque()
+        """What else is to be done there, the first one first; each is safe to repeat."""
         self._journal = journal
         self._open_destination = open_destination
         self._where = where
@@ -57,8 +62,13 @@ class Sender:
         self._thread = threading.Thread(target=self._work_to_the_end, name="sender", daemon=True)
         self._thread.start()
 
-    def end(self, status: Status, *, timeout_s: float) -> None:
-        """Finish what is there, then stop; wait for that. The first call decides the status."""
+    def end(self, status: Status | None, *, timeout_s: float) -> None:
+        """Finish what is there, then stop; wait for that. The first call decides the status.
+
+        Args:
+            status: What the run ends as; None: what it was.
+            timeout_s: Longest wait.
+        """
         is_first = not self._closing.is_set()
         if is_first:
             self._end_status = status
@@ -70,7 +80,7 @@ class Sender:
     def _summary(self) -> str:
         num_points = len(read_points(self._journal)[0])
         text = f"{num_points} points in {self._journal}, {self._num_sent} sent to {self._where}"
-        return text + (f"; {len(self.artifacts)} artifacts not sent." if self.artifacts else ".")
+        return text + (f"; {len(self.errands)} artifacts not sent." if self.errands else ".")
 
     def _work_to_the_end(self) -> None:
         while True:
@@ -110,7 +120,7 @@ class Sender:
             self._destination.set_status(self._end_status)
             self._end_status = None
         else:
-            return self._send_points(self._destination) or self._send_artifact(self._destination)
+            return self._send_points(self._destination) or self._run_errand(self._destination)
         return True
 
     def _send_points(self, destination: Destination) -> bool:
@@ -122,11 +132,11 @@ class Sender:
         self._num_sent += len(points)
         return True
 
-    def _send_artifact(self, destination: Destination) -> bool:
-        if not self.artifacts:
+    def _run_errand(self, destination: Destination) -> bool:
+        if not self.errands:
             return False
-        destination.log_artifact(*self.artifacts[0])
-        self.artifacts.popleft()
+        self.errands[0](destination)
+        self.errands.popleft()
         return True
 
 

@@ -106,7 +106,7 @@ def _train_and_export(config: Stage1Config, runtime: Runtime) -> None:
                     codec=parts.codec,
                 )
                 update_card(run.folder)
-        run.tracker.log_artifact(run.folder.export, "export")
+        run.tracker.log_export(run.folder.export)
 
 
 def _describe(config: Stage1Config, parts: Parts) -> Description:

@@ -205,4 +205,4 @@ def _export(
     else:
         for _ in weights:
             pass
-    run.tracker.log_artifact(run.folder.export, "export")
+    run.tracker.log_export(run.folder.export)
