@@ -1,4 +1,4 @@
-"""The whole way on the demo corpus: corpus, both stages, scores, one video translated.
+"""The whole way on the demo corpus: corpus, both stages, scores, a video translated, a comparison.
 
 python tools/run_demo.py, or `make demo`. Every step is one command that is printed and that works
 on its own; a corpus or a training run that is there already is not made again. It runs on the
@@ -6,7 +6,6 @@ CPU, also where there are GPUs, so that it is the same everywhere.
 """
 
 import csv
-import json
 import os
 import socket
 import subprocess
@@ -74,15 +73,8 @@ def read_rows(stage: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file, delimiter="\t"))
 
 
-def print_summary() -> None:
-    """Print scores, sample translations, folders, and how to open MLflow."""
-    print("\n== Scores on the test split")
-    names = ("bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "chrf2")
-    print("        " + "".join(f"{name:>9}" for name in names))
-    for stage in ("stage1", "stage2"):
-        scores = json.loads((RUNS / stage / "scores.json").read_text(encoding="utf-8"))["test"]
-        print(f"{stage:8}" + "".join(f"{scores[name]:9.2f}" for name in names))
-    print(f"{scores['num_sentences']} sentences; {scores['signature']}")
+def print_samples() -> None:
+    """Print sample translations, folders, and how to open MLflow."""
     print("\n== Sample translations of stage 2")
     for row in read_rows("stage2")[:NUM_SAMPLES_SHOWN]:
         print(f"{row['id']}\n  reference   {row['reference']}\n  hypothesis  {row['hypothesis']}")
@@ -101,11 +93,19 @@ def translate_one() -> None:
     print(f"   The annotation says: {sample.sentence}")
 
 
+def compare() -> None:
+    """Compare the stages on the test split, which both have translated."""
+    words = [str(RUNS / "stage1"), str(RUNS / "stage2"), "--split", "test"]
+    report = RUNS / "report.html"
+    run("Compare the stages", python("tools/compare_runs.py", *words, "--out", str(report)))
+
+
 def main() -> None:
     start_s = time.monotonic()
     train_and_score()
-    print_summary()
+    print_samples()
     translate_one()
+    compare()
     print(f"\nThe demo took {(time.monotonic() - start_s) / 60:.1f} minutes.")
 
 
