@@ -116,7 +116,8 @@ def serve_page(translator: VideoTranslator, *, host: str, port: int, limits: Lim
         else:
             print(
                 f"Warning: {host} is not this machine alone. The page has no password: whoever "
-                "reaches it can use it."
+                "reaches it can use it.",
+                flush=True,
             )
         shown = f"[{host}]" if ":" in host else host
         print(f"Open http://{shown}:{bound_port} (Ctrl+C ends it).", flush=True)

@@ -15,7 +15,7 @@ from fla.checkpoint import TrainState, choose_checkpoint, read_train_state
 from fla.config.load import flatten, load_config, save_config
 from fla.errors import ConfigError
 from fla.journal import truncate_journal
-from fla.provenance import read_git_state, write_provenance
+from fla.provenance import write_provenance
 from fla.run_folder import (
     RunFolder,
     open_run_folder,

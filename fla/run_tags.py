@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fla.data.datasets import read_data_set_name
-from fla.run_folder import RunFolder, read_git_state
+from fla.provenance import read_git_state
+from fla.run_folder import RunFolder
 
 
 def build_tags(

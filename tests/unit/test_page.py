@@ -1,12 +1,10 @@
 """The page that translates videos, without a browser."""
 
-import os
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import cast
@@ -17,7 +15,7 @@ from starlette.testclient import TestClient
 from fla.errors import ConfigError
 from fla.page import Limits, build_app, serve_page
 from fla.translate import VideoTranslator
-from tests.helpers.commands import ROOT
+from tests.helpers.commands import ROOT, environment
 
 # None of these tests gets as far as a translation.
 NOBODY = cast(VideoTranslator, None)
@@ -61,15 +59,32 @@ def test_an_upload_that_nobody_translates_is_deleted_in_time(temporary):
         assert files(temporary) == []
 
 
-def test_a_page_for_other_machines_says_that_it_has_no_password(temporary, capsys):
-    ending = threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT))
-    ending.start()
+# uvicorn ends by the signal that it was told to end by.
+SERVE = """
+from fla.page import Limits, serve_page
+try:
+    serve_page(None, host="0.0.0.0", port=0, limits=Limits())
+except KeyboardInterrupt:
+    pass
+"""
 
-    with pytest.raises(KeyboardInterrupt):
-        serve_page(NOBODY, host="0.0.0.0", port=0, limits=Limits())
 
-    assert "0.0.0.0 is not this machine alone. The page has no password" in capsys.readouterr().out
-    assert list(temporary.iterdir()) == []
+def test_a_page_for_other_machines_says_that_it_has_no_password(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVE],
+        cwd=ROOT,
+        env=environment() | {"TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as server:
+        assert server.stdout is not None
+        said = [server.stdout.readline(), server.stdout.readline()]
+        server.send_signal(signal.SIGINT)
+
+    assert server.returncode == 0
+    assert "0.0.0.0 is not this machine alone. The page has no password" in said[0]
+    assert said[1].startswith("Open http://0.0.0.0:")
+    assert files(tmp_path) == []
 
 
 def test_a_port_that_is_taken_is_named(temporary):
