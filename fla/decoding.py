@@ -5,8 +5,10 @@ import logging
 from contextlib import closing
 from pathlib import Path
 
+import torch
 from torch import distributed
 
+from fla.checkpoint_export import choose_checkpoints, export_checkpoints
 from fla.config.schema import DecodeConfig
 from fla.data.clips import DecodedClips
 from fla.data.loader import EvalLoader
@@ -18,7 +20,7 @@ from fla.metrics.protocols import find_protocol
 from fla.metrics.scores import Scores
 from fla.model_card import update_card
 from fla.run_folder import RunFolder, open_run_folder, write_json
-from fla.runtime import Runtime, start_runtime, stop_runtime
+from fla.runtime import Runtime, ask_main, start_runtime, stop_runtime
 from fla.split import Split, read_split
 from fla.tracking import log_decoding
 
@@ -32,8 +34,9 @@ def run_decoding(config: DecodeConfig) -> None:
         FlaError: Something that the user can fix.
     """
     runtime = start_runtime()
-    export_dir = Path(config.export_dir)
-    translator = load_translator(export_dir, device=runtime.device)
+    export_dir = _find_export(config, runtime)
+    dtype = torch.float32 if config.dtype == "float32" else torch.bfloat16
+    translator = load_translator(export_dir, device=runtime.device, dtype=dtype)
     corpus = translator.description.corpus
     split = read_split(
         config.split,
@@ -62,12 +65,26 @@ def run_decoding(config: DecodeConfig) -> None:
         with translator.inference():
             scores, path = evaluator.evaluate(translator.model, tag="export")
     if runtime.is_main:
-        _write_scores(folder, config, split, scores)
+        _write_scores(folder, config, export_dir, split, scores)
         log_decoding(folder, decodes=path, split=split.name, scores=scores)
         update_card(folder)
         _print_scores(config.split, scores, path, folder)
     distributed.barrier()
     stop_runtime()
+
+
+def _find_export(config: DecodeConfig, runtime: Runtime) -> Path:
+    """The export that is meant, made of checkpoints if need be; every rank calls it."""
+    if not config.checkpoint:
+        return Path(config.export_dir)
+    path = Path(config.checkpoint)
+
+    def export() -> Path:
+        chosen = choose_checkpoints(path, num_checkpoints=config.average_last)
+        log.info("Decoding with %s.", " and ".join(folder.name for folder in chosen))
+        return export_checkpoints(chosen)
+
+    return ask_main(runtime, export)
 
 
 def _open_loader(
@@ -103,15 +120,22 @@ def _open_loader(
     )
 
 
-def _write_scores(folder: RunFolder, config: DecodeConfig, split: Split, scores: Scores) -> None:
+def _write_scores(
+    folder: RunFolder, config: DecodeConfig, export_dir: Path, split: Split, scores: Scores
+) -> None:
     """Add this split's scores to scores.json, beside those of other splits."""
     path = folder.scores_json
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     content[config.split] = {
         **scores.as_dict(),
-        "export": str(Path(config.export_dir).absolute()),
+        "export": str(export_dir.absolute()),
+        "dtype": config.dtype,
         "fingerprint": fingerprint(split.samples),
-        "beam": {"num_beams": config.beam.num_beams, "length_penalty": config.beam.length_penalty},
+        "beam": {
+            "num_beams": config.beam.num_beams,
+            "length_penalty": config.beam.length_penalty,
+            "max_new_tokens": config.beam.max_new_tokens,
+        },
         "shuffle_videos": config.shuffle_videos,
     }
     write_json(path, content)

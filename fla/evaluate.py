@@ -1,10 +1,11 @@
 """Decode a split on all ranks and check that every sample was decoded exactly once."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from torch import Tensor, distributed
 
@@ -13,9 +14,9 @@ from fla.config.schema import BeamConfig
 from fla.metrics.protocols import Protocol as ScoringProtocol
 from fla.metrics.scores import Scores, score
 from fla.progress import Progress
-from fla.run_folder import DecodedRow, RunFolder, write_decodes
+from fla.run_folder import DecodedRow, RunFolder, write_atomically, write_decodes
 from fla.runtime import Runtime
-from fla.search import Found, Search
+from fla.search import Found, Hypothesis, Search
 
 
 class Batches(Protocol):
@@ -32,6 +33,25 @@ class Generator(Protocol):
     def generate(self, batch: Batch, *, search: Search) -> Found: ...
 
 
+class DecodedClip(NamedTuple):
+    """What was found for one sample."""
+
+    id: str
+    hypotheses: tuple[Hypothesis, ...]
+    """The best first."""
+    reference: str
+
+
+class Identified(Protocol):
+    """What belongs to a sample."""
+
+    @property
+    def id(self) -> str: ...
+
+
+Decoded = TypeVar("Decoded", bound=Identified)
+
+
 def decode_share(
     model: Generator,
     batches: Iterable[Batch],
@@ -39,7 +59,7 @@ def decode_share(
     ids_to_text: Callable[[Tensor], list[str]],
     search: Search,
     progress: Progress,
-) -> list[DecodedRow]:
+) -> list[DecodedClip]:
     """Translate the batches of one rank with beam search.
 
     Args:
@@ -49,12 +69,15 @@ def decode_share(
         search: Beam search (paper: 5 beams).
         progress: Advances by one a batch.
     """
-    decodes: list[DecodedRow] = []
+    decodes: list[DecodedClip] = []
     for batch in batches:
         found = model.generate(batch, search=search)
-        best = ids_to_text(found.ids[:, 0])
-        rows = zip(batch.sample_ids, best, batch.references, strict=True)
-        decodes += [DecodedRow(*row) for row in rows]
+        hypotheses = [
+            tuple(map(Hypothesis, ids_to_text(ids), log_probs.tolist()))
+            for ids, log_probs in zip(found.ids, found.log_probs, strict=True)
+        ]
+        clips = zip(batch.sample_ids, hypotheses, batch.references, strict=True)
+        decodes += [DecodedClip(*clip) for clip in clips]
         progress.advance()
     return decodes
 
@@ -69,16 +92,16 @@ def search_of(beam: BeamConfig) -> Search:
     )
 
 
-def gather_decodes(share: Sequence[DecodedRow], *, world_size: int) -> list[DecodedRow]:
+def gather_decodes(share: Sequence[Decoded], *, world_size: int) -> list[Decoded]:
     """All ranks' decodes, on every rank; every rank calls it."""
     if world_size == 1:
         return list(share)
-    shares: list[list[DecodedRow] | None] = [None] * world_size
+    shares: list[list[Decoded] | None] = [None] * world_size
     distributed.all_gather_object(shares, list(share))
     return [decode for part in shares if part is not None for decode in part]
 
 
-def arrange_decodes(decodes: Iterable[DecodedRow], *, split_ids: Sequence[str]) -> list[DecodedRow]:
+def arrange_decodes(decodes: Iterable[Decoded], *, split_ids: Sequence[str]) -> list[Decoded]:
     """Put decodes into the split's order.
 
     Args:
@@ -146,7 +169,8 @@ class Evaluator:
                 progress=progress,
             )
         gathered = gather_decodes(share, world_size=self.runtime.world_size)
-        rows = arrange_decodes(gathered, split_ids=self.split_ids)
+        clips = arrange_decodes(gathered, split_ids=self.split_ids)
+        rows = [DecodedRow(clip.id, clip.hypotheses[0].text, clip.reference) for clip in clips]
         scores = score(
             [row.hypothesis for row in rows],
             [row.reference for row in rows],
@@ -155,4 +179,18 @@ class Evaluator:
         path = self.folder.decodes_tsv(tag, self.split)
         if self.runtime.is_main:
             write_decodes(path, rows, signature=scores.signature)
+            if self.beam.num_hypotheses > 1:
+                _write_n_best(self.folder.n_best_jsonl(tag, self.split), clips)
         return scores, path
+
+
+def _write_n_best(path: Path, clips: Iterable[DecodedClip]) -> None:
+    """A line a sample: its id, and its hypotheses with the mean log-probability of a token."""
+    lines = [
+        json.dumps(
+            {"id": clip.id, "hypotheses": [it._asdict() for it in clip.hypotheses]},
+            ensure_ascii=False,
+        )
+        for clip in clips
+    ]
+    write_atomically(path, "".join(f"{line}\n" for line in lines))

@@ -47,14 +47,15 @@ class LoadedTranslator:
     codec: TextCodec
     device: str
 
+    dtype: torch.dtype
+    """What it computes in."""
+
     @contextmanager
     def inference(self) -> Iterator[None]:
-        """No gradients, and the precision of training."""
+        """No gradients; in bfloat16 the precision of training, which may be autocast."""
         kind = torch.device(self.device).type
-        with (
-            torch.no_grad(),
-            torch.autocast(kind, torch.bfloat16, enabled=self.description.autocast),
-        ):
+        is_mixed = self.description.autocast and self.dtype is torch.bfloat16
+        with torch.no_grad(), torch.autocast(kind, torch.bfloat16, enabled=is_mixed):
             yield
 
     def translate(self, batch: Batch, *, search: Search) -> list[tuple[Hypothesis, ...]]:
@@ -132,12 +133,16 @@ def load_encoder(
     return encoder, shape
 
 
-def load_translator(folder: Path, *, device: str) -> LoadedTranslator:
+def load_translator(
+    folder: Path, *, device: str, dtype: torch.dtype = torch.float32
+) -> LoadedTranslator:
     """Load an export for decoding.
 
     Args:
         folder: Of stage 1 or of stage 2.
         device: Torch device to compute on.
+        dtype: float32: a clip's hypotheses do not depend on what it is batched with. bfloat16: as
+            in training, where they may.
 
     Raises:
         CheckpointError: The folder is no export.
@@ -150,13 +155,17 @@ def load_translator(folder: Path, *, device: str) -> LoadedTranslator:
     weights = open_tensors(folder / SAFETENSORS)
     # What stage 1 trained under autocast has float32 weights; the encoder of stage 2 is frozen in
     # bfloat16, statistics of batch normalization included.
-    fill_module(model, weights, dtype=torch.float32 if description.stage == 1 else torch.bfloat16)
+    fill_module(model, weights, dtype=torch.float32 if description.stage == 1 else dtype)
+    if dtype is torch.float32:
+        # Convolutions would round to TF32 on a GPU.
+        torch.backends.cudnn.allow_tf32 = False
     return LoadedTranslator(
         description=description,
         model=model.to(device).eval(),
         prepare=lambda batch: batch.to(device),
         codec=codec,
         device=device,
+        dtype=dtype,
     )
 
 

@@ -6,6 +6,7 @@
     logs/rank_000.log
     checkpoints/step_0002000/       DeepSpeed's files, state.json, and COMPLETE, written last
     decodes/step_0002000.dev.tsv    id, hypothesis, reference
+    decodes/export.test.nbest.jsonl the hypotheses of each id with their log-probabilities
     model/                          what all checkpoints share: description, tokenizer, encoder
     export/                         what others load
     exports/step_0002000/export/    the same of a checkpoint that was decoded; a folder as this one
@@ -100,6 +101,10 @@ class RunFolder:
     def decodes_tsv(self, tag: str, split: str) -> Path:
         """File with the translations of `split` by the checkpoint `tag`."""
         return self.decodes / f"{tag}.{split}.tsv"
+
+    def n_best_jsonl(self, tag: str, split: str) -> Path:
+        """File with the best hypotheses of each sample of `split` by the checkpoint `tag`."""
+        return self.decodes / f"{tag}.{split}.nbest.jsonl"
 
 
 def open_run_folder(path: Path) -> RunFolder:

@@ -72,7 +72,7 @@ def check_decode(config: DecodeConfig) -> None:
     """Check a decoding run; error as of `check_stage1`."""
     _raise_all(
         *out_of_range(config),
-        *_broken_export("export_dir", config.export_dir, command="launchers/stage2.py"),
+        *_broken_model(config),
         *(
             _broken_manifests(config.manifest_dir, [config.split], key="manifest_dir")
             if config.manifest_dir
@@ -80,6 +80,21 @@ def check_decode(config: DecodeConfig) -> None:
         ),
         *_missing_folder("video_root", config.video_root),
     )
+
+
+def _broken_model(config: DecodeConfig) -> Iterator[str]:
+    if config.checkpoint:
+        yield from _missing_folder("checkpoint", config.checkpoint)
+        return
+    if config.average_last > 1:
+        yield (
+            f"average_last ({config.average_last}) is for checkpoints, and none is "
+            "named. Name one, or a run, as checkpoint."
+        )
+    if config.export_dir:
+        yield from _broken_export("export_dir", config.export_dir, command="launchers/stage2.py")
+    else:
+        yield "export_dir and checkpoint are empty. Name the export/ folder of a run, or a run."
 
 
 def check_pretrain(config: PretrainConfig, world_size: int | None = None) -> None:

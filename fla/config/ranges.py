@@ -139,6 +139,7 @@ RANGES: dict[type[Any], dict[str, Range]] = {
     Stage2Config: {"seed": SEED},
     DecodeConfig: {
         "seed": SEED,
+        "average_last": COUNT,
         "num_threads": COUNT,
         "frames_per_batch": COUNT,
         "host_memory_gib": POSITIVE,

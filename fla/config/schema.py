@@ -264,8 +264,15 @@ class Stage2Config:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeConfig:
-    export_dir: str = MISSING
+    export_dir: str = ""
     """Export folder of a stage: the model to decode with."""
+    checkpoint: str = ""
+    """Checkpoint to decode with, or a run: its newest one; empty: export_dir. The export of it is
+    written to the run's exports/ folder."""
+    average_last: int = 1
+    """Checkpoints whose weights are averaged: this one and those before it."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """float32, in which a clip's translation does not depend on its batch; bfloat16: as trained."""
     split: Literal["train", "dev", "test"] = "test"
     """Split to translate."""
     protocol: str = ""

@@ -7,12 +7,16 @@ import sqlite3
 import subprocess
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+import torch
 
+from fla.checkpoint_weights import open_checkpoint
 from fla.run_folder import RunFolder, list_complete_checkpoints, read_decodes
+from fla.weights import SAFETENSORS, open_tensors
 from tests.helpers.commands import ROOT, deepspeed, environment, python, run_well
 
 NUM_STEPS = 4
@@ -152,18 +156,69 @@ def test_a_finished_run_that_is_started_again_says_so(stage1, stage1_words):
     assert stage1.folder.metrics_jsonl.read_text() == before
 
 
-def test_two_ranks_translate_as_one_does(stage2, tmp_path):
-    # One clip a batch: what a clip is batched with moves the last bit, and beams of a model that
-    # knows nothing follow it.
-    words = [f"export_dir={stage2.export}", "beam.batch_size=1", "beam.max_new_tokens=8"]
+def decode_with(
+    folder: Path, *words: str, num_ranks: int = 1
+) -> tuple[RunFolder, dict[str, object]]:
+    """Decode the test split; gives the folder and what scores.json says."""
+    command = python if num_ranks == 1 else partial(deepspeed, num_ranks=num_ranks)
+    common = ["beam.batch_size=2", "beam.max_new_tokens=8", f"output_dir={folder}"]
+    run_well(command("launchers/decode.py", *words, *common))
+    run = RunFolder(folder)
+    return run, json.loads(run.scores_json.read_text())["test"]
 
-    for name, command in (("one", python), ("two", deepspeed)):
-        run_well(command("launchers/decode.py", *words, f"output_dir={tmp_path / name}"))
 
-    one, two = (RunFolder(tmp_path / name) for name in ("one", "two"))
-    rows, signature = read_decodes(one.decodes_tsv("export", "test"))
-    assert (rows, signature) == read_decodes(two.decodes_tsv("export", "test"))
+def test_any_number_of_ranks_translates_what_zero_3_trained_as_one_does(stage2, tmp_path):
+    words = [f"export_dir={stage2.export}", "beam.num_hypotheses=2"]
+
+    found = [
+        decode_with(tmp_path / str(num_ranks), *words, num_ranks=num_ranks)
+        for num_ranks in (1, 2, 3)
+    ]
+
+    (one, scores), *others = found
+    rows, _ = read_decodes(one.decodes_tsv("export", "test"))
     assert len({row.id for row in rows}) == 4
-    scores = json.loads(one.scores_json.read_text())["test"]
-    assert scores == json.loads(two.scores_json.read_text())["test"]
     assert scores["num_sentences"] == 4
+    for other, its_scores in others:
+        assert its_scores == scores
+        for path in (one.decodes_tsv("export", "test"), one.n_best_jsonl("export", "test")):
+            assert (other.decodes / path.name).read_bytes() == path.read_bytes()
+    n_best = map(json.loads, one.n_best_jsonl("export", "test").read_text().splitlines())
+    for row, line in zip(rows, n_best, strict=True):
+        best, second = line["hypotheses"]
+        assert (line["id"], best["text"]) == (row.id, row.hypothesis)
+        assert best["log_prob"] >= second["log_prob"]
+
+
+def test_a_checkpoint_translates_as_the_export_that_was_made_of_it(stage2, tmp_path):
+    # Two ranks wrote it under ZeRO-3; the last step was the best, or the export is of another one.
+    checkpoint = stage2.checkpoint(2)
+    assert stage2.best_txt.read_text().strip() == checkpoint.name
+
+    of_checkpoint, scores = decode_with(tmp_path / "checkpoint", f"checkpoint={checkpoint}")
+    of_export, expected = decode_with(tmp_path / "export", f"export_dir={stage2.export}")
+
+    ours, theirs = (run.decodes_tsv("export", "test") for run in (of_checkpoint, of_export))
+    assert ours.read_bytes() == theirs.read_bytes()
+    assert scores["bleu4"] == expected["bleu4"]
+    assert Path(scores["export"]) == stage2.exports / checkpoint.name / "export"
+    made = open_tensors(Path(scores["export"]) / SAFETENSORS)
+    trained = open_tensors(stage2.export / SAFETENSORS)
+    assert made.names == trained.names
+    for name in made.names:
+        assert made.tensor(name).dtype == trained.tensor(name).dtype
+        assert torch.equal(made.tensor(name), trained.tensor(name)), name
+
+
+def test_the_last_checkpoints_of_stage_1_are_averaged(stage1, tmp_path):
+    newest = list_complete_checkpoints(stage1.folder)[-2:]
+
+    _, scores = decode_with(tmp_path / "mean", f"checkpoint={stage1.folder.path}", "average_last=2")
+
+    export = stage1.folder.exports / f"{newest[-1].name}_mean_of_2" / "export"
+    assert Path(scores["export"]) == export
+    mean = open_tensors(export / SAFETENSORS)
+    name = "adapter.out.weight" if "adapter.out.weight" in mean else mean.names[0]
+    parts = [open_checkpoint(path).parameter(name, mean.tensor(name).shape) for path in newest]
+    torch.testing.assert_close(mean.tensor(name), (parts[0] + parts[1]) / 2)
+    assert not torch.equal(parts[0], parts[1])

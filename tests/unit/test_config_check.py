@@ -198,6 +198,22 @@ def test_stage2_without_mbart_names_the_tool_that_makes_one(folder):
         check_stage2(stage2(folder, "model.llm_dir=/nope"), 1)
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["export_dir="], "export_dir and checkpoint are empty. Name the export/ folder of a run"),
+        (["average_last=2"], "average_last (2) is for checkpoints, and none is named."),
+        (["checkpoint=nowhere"], "checkpoint (nowhere): there is no such folder."),
+        (["average_last=0"], "average_last (0) must be"),
+    ],
+)
+def test_a_broken_choice_of_the_model_to_decode_with_gets_its_sentence(folder, words, sentence):
+    with pytest.raises(ConfigError) as error:
+        check_decode(decode(folder, *words))
+
+    assert sentence in str(error.value)
+
+
 def test_decoding_needs_the_manifest_of_its_split_only(folder):
     (folder / "data" / "dev.tsv").unlink()
 

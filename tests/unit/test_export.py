@@ -98,8 +98,10 @@ def stored_names(folder: Path) -> set[str]:
         return set(file.keys())
 
 
-def expect_same_translations(model: nn.Module, batch: Batch, folder: Path, prepared: Batch) -> None:
-    loaded = load_translator(folder, device="cpu")
+def expect_same_translations(
+    model: nn.Module, batch: Batch, folder: Path, prepared: Batch, dtype: torch.dtype
+) -> None:
+    loaded = load_translator(folder, device="cpu", dtype=dtype)
     with loaded.inference():
         ours = loaded.prepare(batch)
         torch.testing.assert_close(loaded.model(ours).nats, model(prepared).nats, rtol=0, atol=0)
@@ -109,7 +111,7 @@ def expect_same_translations(model: nn.Module, batch: Batch, folder: Path, prepa
 
 
 def test_stage_1_translates_the_same_after_its_export(stage1, stage1_folder, batch):
-    expect_same_translations(stage1, batch, stage1_folder, batch)
+    expect_same_translations(stage1, batch, stage1_folder, batch, torch.float32)
 
 
 def test_stage_2_translates_the_same_after_its_export(codec, batch, tmp_path):
@@ -118,7 +120,57 @@ def test_stage_2_translates_the_same_after_its_export(codec, batch, tmp_path):
     frozen = FrozenEncoder(model.encoder)
     model.encoder = None
 
-    expect_same_translations(model, batch, tmp_path / "export", frozen(batch))
+    expect_same_translations(model, batch, tmp_path / "export", frozen(batch), torch.bfloat16)
+
+
+def random_clips(codec: TextCodec, num_clips: int) -> list[Batch]:
+    """Clips of 2 to 40 frames, each a batch of its own."""
+    rng = torch.Generator().manual_seed(4)
+    lengths = torch.randint(2, 41, (num_clips,), generator=rng).tolist()
+    labels = pad_labels(codec.encode(["the cat"], max_tokens=50))
+    return [
+        Batch(
+            sample_ids=(str(number),),
+            references=("the cat",),
+            frame_lengths=torch.tensor([length]),
+            labels=labels,
+            frames=torch.randn(length, 3, 32, 32, generator=rng),
+        )
+        for number, length in enumerate(lengths)
+    ]
+
+
+def join(clips: list[Batch]) -> Batch:
+    return Batch(
+        sample_ids=tuple(clip.sample_ids[0] for clip in clips),
+        references=tuple(clip.references[0] for clip in clips),
+        frame_lengths=torch.cat([clip.frame_lengths for clip in clips]),
+        labels=torch.cat([clip.labels for clip in clips]),
+        frames=torch.cat([clip.frames for clip in clips if clip.frames is not None]),
+    )
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("num_beams", [1, 5])
+def test_clips_are_translated_alike_in_a_batch_and_one_by_one(
+    stage, num_beams, codec, stage1_folder, tmp_path
+):
+    folder = stage1_folder
+    if stage == 2:
+        folder = tmp_path / "tuned"
+        write(folder, *build_tuned(codec), codec)
+    translator = load_translator(folder, device="cpu")
+    search = Search(num_beams=num_beams, max_new_tokens=12, num_hypotheses=min(num_beams, 3))
+    clips = random_clips(codec, 12)
+
+    together = translator.translate(join(clips), search=search)
+    alone = [found for clip in clips for found in translator.translate(clip, search=search)]
+
+    for found, expected in zip(together, alone, strict=True):
+        assert [it.text for it in found] == [it.text for it in expected]
+        assert [it.log_prob for it in found] == pytest.approx(
+            [it.log_prob for it in expected], abs=1e-5
+        )
 
 
 def test_a_description_comes_back_as_it_was(stage1_folder):
@@ -220,7 +272,7 @@ def test_an_export_that_only_the_toolkit_can_load_is_read_as_well(stage1, stage1
     path.write_text(json.dumps(content))
 
     assert read_description(stage1_folder) == STAGE1
-    expect_same_translations(stage1, batch, stage1_folder, batch)
+    expect_same_translations(stage1, batch, stage1_folder, batch, torch.float32)
 
 
 def test_keys_of_others_are_left_aside(stage1_folder):

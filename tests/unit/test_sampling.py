@@ -351,8 +351,21 @@ def test_evaluation_sees_every_sample_exactly_once(num_samples: int, world_size:
     seen = [index for rank in ranks for batch in rank for index in batch]
     assert sorted(seen) == list(range(num_samples))
     assert len(ranks) == world_size
-    shares = [sum(map(len, rank)) for rank in ranks]
-    assert max(shares) - min(shares) <= 1
+    # No rank has more frames than another by more than a batch.
+    shares = [sum(int(lengths[list(batch)].sum()) for batch in rank) for rank in ranks]
+    assert max(shares) - min(shares) <= 150
+
+
+def test_evaluation_has_the_same_batches_on_any_number_of_ranks():
+    lengths = some_lengths(203)
+
+    plans = [
+        plan_evaluation(lengths, batch_size=4, frames_per_batch=150, world_size=world_size)
+        for world_size in (1, 2, 3)
+    ]
+
+    alone, *others = [{batch for rank in plan for batch in rank} for plan in plans]
+    assert others == [alone, alone]
 
 
 def test_evaluation_keeps_both_limits():
@@ -371,7 +384,7 @@ def test_evaluation_goes_from_long_to_short_and_is_balanced():
     ranks = plan_evaluation(lengths, batch_size=2, frames_per_batch=300, world_size=3)
 
     in_order = [lengths[[index for batch in rank for index in batch]] for rank in ranks]
-    assert [share.tolist() for share in in_order] == [[12, 7, 6, 1], [11, 8, 5, 2], [10, 9, 4, 3]]
+    assert [share.tolist() for share in in_order] == [[12, 11, 2, 1], [10, 9, 4, 3], [8, 7, 6, 5]]
 
 
 def test_evaluation_names_a_clip_beyond_the_frame_budget():
