@@ -126,7 +126,8 @@ def group_by_length(references: Sequence[str]) -> tuple[Group, ...]:
             continue
         found = {lengths[i] for i in inside}
         name = f"{min(found)} to {max(found)}" if len(found) > 1 else str(max(found))
-        groups.append(Group(name=f"{name} {unit}", indices=inside))
+        shown_unit = unit.removesuffix("s") if most == 1 else unit
+        groups.append(Group(name=f"{name} {shown_unit}", indices=inside))
         least = most + 1
     return tuple(groups)
 

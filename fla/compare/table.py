@@ -10,8 +10,8 @@ from fla.compare.words import format_p, tell_verdicts
 WIDTH = 80
 NUM_SENTENCES = 3
 """Of each kind; the report has more."""
-_NAME = 20
-_CELL = 20
+_NAME = 17
+_CELL = 21
 _MAX_SETTINGS = 20
 
 
@@ -46,7 +46,8 @@ def _tell_settings(it: Comparison) -> Iterator[str]:
     if it.settings_note:
         yield from _wrap(it.settings_note)
     shown = [one for one in it.differences if None not in one.values][:_MAX_SETTINGS]
-    yield f"{len(it.differences)} settings differ" + (":" if shown else ".")
+    verb = "setting differs" if len(it.differences) == 1 else "settings differ"
+    yield f"{len(it.differences)} {verb}{':' if shown else '.'}"
     for one in shown:
         values = " | ".join(_cut(value or "empty", 60 // len(one.values)) for value in one.values)
         yield _cut(f"  {one.key:34} {values}", WIDTH)
@@ -58,8 +59,8 @@ def _tell_scores(scored: Sequence[ScoredRun]) -> Iterator[str]:
     yield " " * _NAME + "".join(f"{title:>{_CELL}}" for title in METRICS.values())
     for run in scored:
         cells = (
-            f"{getattr(run.scores, key):.2f} [{run.intervals[key].low:.2f} "
-            f"{run.intervals[key].high:.2f}]"
+            f"{getattr(run.scores, key):.2f} [{run.intervals[key].low:.1f} "
+            f"{run.intervals[key].high:.1f}]"
             for key in METRICS
         )
         yield f"{_cut(run.name, _NAME - 1):{_NAME}}" + "".join(f"{cell:>{_CELL}}" for cell in cells)

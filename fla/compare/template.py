@@ -232,7 +232,8 @@ that all runs translated. Baseline: {{ run(0) }}. Made {{ made }}.</p>
 {% if it.settings_note %}<p>{{ it.settings_note }}</p>{% endif %}
 {% if it.differences %}
 <details{{ " open" if it.differences | length <= 15 }}>
-<summary>{{ it.differences | length }} settings differ</summary>
+<summary>{{ it.differences | length }}
+{{- " setting differs" if it.differences | length == 1 else " settings differ" }}</summary>
 {% call table("Settings that differ") %}
 <thead><tr>{{ heads(["setting"]) }}{{ run_heads() }}</tr></thead>
 <tbody>{% for difference in it.differences %}<tr>

@@ -22,7 +22,10 @@ DEFAULT_SEED = 12345
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """Where 95 % of the bootstrap's scores lie: their mean, less and plus half the width."""
+    """Where 95 % of the bootstrap's scores lie: their mean, less and plus half the width.
+
+    Within 0 and 100.
+    """
 
     low: float
     high: float
@@ -87,7 +90,7 @@ def score_with_intervals(
 def _bound(result: Any) -> Interval:
     # sacrebleu's own fields: its public way to them is a printed text of one digit.
     mean, half_width = float(result._mean), float(result._ci)
-    return Interval(low=mean - half_width, high=mean + half_width)
+    return Interval(low=max(0.0, mean - half_width), high=min(100.0, mean + half_width))
 
 
 def compare_systems(

@@ -156,9 +156,7 @@ def test_a_finished_run_that_is_started_again_says_so(stage1, stage1_words):
     assert stage1.folder.metrics_jsonl.read_text() == before
 
 
-def decode_with(
-    folder: Path, *words: str, num_ranks: int = 1
-) -> tuple[RunFolder, dict[str, object]]:
+def decode_with(folder: Path, *words: str, num_ranks: int = 1) -> tuple[RunFolder, dict[str, Any]]:
     """Decode the test split; gives the folder and what scores.json says."""
     command = python if num_ranks == 1 else partial(deepspeed, num_ranks=num_ranks)
     common = ["beam.batch_size=2", "beam.max_new_tokens=8", f"output_dir={folder}"]

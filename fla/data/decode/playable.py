@@ -124,4 +124,4 @@ def _choose(sample: Sample) -> NDArray[np.int32]:
 def _fit(width: int, height: int, short_side_px: int) -> tuple[int, int]:
     """Width and height, even, of which the lesser is at most `short_side_px`."""
     scale = min(1.0, short_side_px / min(width, height))
-    return max(2, 2 * round(width * scale / 2)), max(2, 2 * round(height * scale / 2))
+    return max(2, 2 * int(width * scale / 2)), max(2, 2 * int(height * scale / 2))
