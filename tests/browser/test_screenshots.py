@@ -40,6 +40,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_mlflow_shows_both_runs_in_every_picture(browser, runs: Path, tmp_path: Path):
     found = read_runs((runs / "stage1", runs / "stage2"))
 

@@ -153,6 +153,7 @@ def mbart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_loading_takes_little_more_than_a_share(mbart, world_size):
     check(mbart, world_size)

@@ -41,10 +41,9 @@ CASES = tuple(f"zero{stage}_{precision}" for stage in (1, 2, 3) for precision in
 CASES_OF_TWO_RANKS = (*CASES, "zero3_offload_bf16", "zero2_autocast", "zero3_autocast")
 PEAK_CASES = ("zero1_bf16", "zero2_bf16", "zero3_bf16", "zero2_fp32")
 ALL = [
-    *((1, case) for case in CASES),
     *((2, case) for case in CASES_OF_TWO_RANKS),
-    # On two cores the start of four ranks alone takes longer than all else here.
-    *(pytest.param(4, case, marks=pytest.mark.slow) for case in CASES),
+    # Each number of ranks is a start of its own, which takes longer than all else here.
+    *(pytest.param(n, case, marks=pytest.mark.slow) for n in (1, 4) for case in CASES),
 ]
 
 
@@ -391,6 +390,7 @@ def test_gathered_weights_stay_within_the_plan(world_size, case, held):
     assert most <= live <= 1.1 * most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", PEAK_CASES)
 @pytest.mark.parametrize("batch", ["SMALL", "LARGE"])
 def test_the_fullest_moment_is_as_full_as_planned(case, batch, peaks):

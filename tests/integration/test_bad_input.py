@@ -157,6 +157,7 @@ def test_video_that_does_not_decode_is_named(corpus, broken_manifests, tmp_path)
     assert not list((tmp_path / "run" / "checkpoints").glob("*"))
 
 
+@pytest.mark.slow
 def test_empty_sentence_is_named_with_its_line(corpus, broken_manifests, stage1_export):
     def change(values: list[str]) -> None:
         values[7] = " "
@@ -170,6 +171,7 @@ def test_empty_sentence_is_named_with_its_line(corpus, broken_manifests, stage1_
     expect_sentence(done, "test.tsv:3:", "is empty", exit_code=DATA)
 
 
+@pytest.mark.slow
 def test_stamp_past_the_end_of_the_recording_is_named(corpus, broken_manifests, stage1_export):
     names = []
 
@@ -187,6 +189,7 @@ def test_stamp_past_the_end_of_the_recording_is_named(corpus, broken_manifests, 
     expect_sentence(done, names[-1], exit_code=DATA)
 
 
+@pytest.mark.slow
 def test_vocabulary_that_does_not_match_the_weights_names_both_sizes(
     corpus, stage1_export, tmp_path
 ):

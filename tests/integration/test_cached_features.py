@@ -53,6 +53,7 @@ def shards_in(cache_dir: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in cache_dir.glob("train-*/view_*.safetensors")}
 
 
+@pytest.mark.slow
 def test_a_killed_build_goes_on_and_makes_no_shard_twice(words, tmp_path):
     build = ["tools/cache_features.py", *words, MANY_VIEWS, f"features.cache_dir={tmp_path}"]
 

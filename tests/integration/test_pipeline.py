@@ -165,12 +165,11 @@ def decode_with(folder: Path, *words: str, num_ranks: int = 1) -> tuple[RunFolde
     return run, json.loads(run.scores_json.read_text())["test"]
 
 
-def test_any_number_of_ranks_translates_what_zero_3_trained_as_one_does(stage2, tmp_path):
+def test_three_ranks_translate_what_two_trained_under_zero_3_as_one_does(stage2, tmp_path):
     words = [f"export_dir={stage2.export}", "beam.num_hypotheses=2"]
 
     found = [
-        decode_with(tmp_path / str(num_ranks), *words, num_ranks=num_ranks)
-        for num_ranks in (1, 2, 3)
+        decode_with(tmp_path / str(num_ranks), *words, num_ranks=num_ranks) for num_ranks in (1, 3)
     ]
 
     (one, scores), *others = found
@@ -208,6 +207,7 @@ def test_a_checkpoint_translates_as_the_export_that_was_made_of_it(stage2, tmp_p
         assert torch.equal(made.tensor(name), trained.tensor(name)), name
 
 
+@pytest.mark.slow
 def test_the_last_checkpoints_of_stage_1_are_averaged(stage1, tmp_path):
     newest = list_complete_checkpoints(stage1.folder)[-2:]
 

@@ -40,6 +40,7 @@ def damaged(corpus, tmp_path_factory) -> Damaged:
     )
 
 
+@pytest.mark.slow
 def test_by_default_the_first_bad_clip_ends_the_run_with_its_name(damaged, tmp_path):
     done = run(deepspeed(*damaged.words, f"run_dir={tmp_path / 'run'}"))
 
@@ -69,6 +70,7 @@ def test_bad_clips_are_left_out_on_all_ranks_and_listed(damaged, tmp_path):
     assert (Path(artifacts.removeprefix("file://")) / "skipped_clips.tsv").is_file()
 
 
+@pytest.mark.slow
 def test_more_bad_clips_than_allowed_end_the_run(damaged, tmp_path):
     words = [f"run_dir={tmp_path / 'run'}", "data.on_decode_error=skip"]
 

@@ -79,6 +79,7 @@ def test_hidden_states_of_light_t_and_a_moving_average_in_float32(corpus, runs, 
     }
 
 
+@pytest.mark.slow
 def test_a_frozen_backbone_of_imagenet_below_what_is_trained(corpus, runs, imagenet):
     words = corpus.stage2(runs / "imagenet", Path())
     words += ["model.encoder_export=", f"model.backbone_weights={imagenet}", "model.sign_width=32"]
@@ -93,6 +94,7 @@ def test_a_frozen_backbone_of_imagenet_below_what_is_trained(corpus, runs, image
     assert "train/learning_rate/encoder" in metrics_of(folder)
 
 
+@pytest.mark.slow
 def test_nothing_frozen_random_weights_and_layers_that_are_computed_again(corpus, runs, stage1):
     words = corpus.stage2(runs / "free", stage1)
     words += ["model.freeze=nothing", "model.input_features=frame_wise", "model.random_llm=true"]
