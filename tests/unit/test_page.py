@@ -8,6 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import cast
+from urllib.request import urlopen
 
 import pytest
 from starlette.testclient import TestClient
@@ -79,6 +80,10 @@ def test_a_page_for_other_machines_says_that_it_has_no_password(tmp_path):
     ) as server:
         assert server.stdout is not None
         said = [server.stdout.readline(), server.stdout.readline()]
+        port = int(said[1].split()[1].rpartition(":")[2])
+        # It answers once it has taken over the signals.
+        with urlopen(f"http://127.0.0.1:{port}", timeout=60) as answer:
+            assert answer.status == 200
         server.send_signal(signal.SIGINT)
 
     assert server.returncode == 0
