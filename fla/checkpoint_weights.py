@@ -17,7 +17,7 @@ from torch import Tensor
 from fla.averaging import join_average, open_average
 from fla.deepspeed_setup import read_masters
 from fla.engine import BUFFERS
-from fla.errors import CheckpointError
+from fla.errors import CheckpointError, first_line
 from fla.weights import Weights, open_tensors
 
 # What DeepSpeed 0.19 keeps beside tensors and plain Python values.
@@ -77,7 +77,7 @@ def open_checkpoint(folder: Path) -> CheckpointWeights:
             masters = read_masters(folder)
         except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
             raise CheckpointError(
-                f"{folder}: DeepSpeed's files cannot be read ({_first_line(error)}). Take another "
+                f"{folder}: DeepSpeed's files cannot be read ({first_line(error)}). Take another "
                 "checkpoint."
             ) from error
     stored = open_tensors(folder / BUFFERS)
@@ -101,7 +101,7 @@ def check_pickles(folder: Path) -> None:
         except Exception as error:
             # Whatever a damaged file makes of its reader.
             raise CheckpointError(
-                f"{path}: this is no whole file of a checkpoint ({_first_line(error)}). Take "
+                f"{path}: this is no whole file of a checkpoint ({first_line(error)}). Take "
                 "another checkpoint."
             ) from error
         if strangers:
@@ -109,8 +109,3 @@ def check_pickles(folder: Path) -> None:
                 f"{path}: the file holds {sorted(strangers)[0]}, which no checkpoint of this "
                 "toolkit does, and what it holds is not run. Take a checkpoint that you trust."
             )
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".")[:200] if lines else type(error).__name__

@@ -19,3 +19,9 @@ class DataError(FlaError):
 
 class CheckpointError(FlaError):
     """A checkpoint or an export that cannot be used."""
+
+
+def first_line(error: Exception) -> str:
+    """What a library says of an error, short enough to be quoted in a sentence."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".")[:200] if lines else type(error).__name__

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fla.errors import CheckpointError
+from fla.errors import CheckpointError, first_line
 
 SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
@@ -154,7 +154,7 @@ def open_tensors(path: Path) -> Weights:
         metadata: dict[str, str] = file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{path}: this is no whole safetensors file ({_first_line(error)}). Copy or make it "
+            f"{path}: this is no whole safetensors file ({first_line(error)}). Copy or make it "
             "again."
         ) from error
     digests = {
@@ -288,7 +288,7 @@ def _open_pickle(path: Path) -> Weights:
         ) from error
     except (OSError, RuntimeError, ValueError, EOFError) as error:
         raise CheckpointError(
-            f"{path}: this is no whole PyTorch file ({_first_line(error)}). Copy it again, or get "
+            f"{path}: this is no whole PyTorch file ({first_line(error)}). Copy it again, or get "
             f"the weights as {SAFETENSORS}."
         ) from error
     if not isinstance(content, dict) or not all(map(torch.is_tensor, content.values())):
@@ -320,8 +320,3 @@ def _open_parts(index: Path, open_part: Any) -> Weights:
 def layouts_of(tensors: Mapping[str, Tensor]) -> dict[str, Layout]:
     """Layouts of tensors that are there."""
     return {name: Layout(tuple(t.shape), t.dtype) for name, t in tensors.items()}
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".")[:200] if lines else type(error).__name__
