@@ -10,7 +10,6 @@ from pathlib import Path
 from fla.config.check import check_decode
 from fla.config.load import exit_on_user_error, load_config
 from fla.config.schema import DecodeConfig
-from fla.metrics.protocols import find_protocol
 
 DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "demo_decode.yaml"
 
@@ -18,8 +17,6 @@ DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "demo_decode.yaml"
 def main() -> None:
     config = load_config(DecodeConfig, sys.argv[1:], default_recipe=DEFAULT_RECIPE, doc=__doc__)
     check_decode(config)
-    if config.protocol:
-        find_protocol(config.protocol)
     # torch takes seconds to import; help and a mistyped key are answered without it.
     from fla.decoding import run_decoding
 

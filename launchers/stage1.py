@@ -10,7 +10,6 @@ from pathlib import Path
 from fla.config.check import check_stage1
 from fla.config.load import exit_on_user_error, load_config
 from fla.config.schema import Stage1Config
-from fla.metrics.protocols import find_protocol
 
 DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "demo_stage1.yaml"
 
@@ -18,7 +17,6 @@ DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "demo_stage1.yaml"
 def main() -> None:
     config = load_config(Stage1Config, sys.argv[1:], default_recipe=DEFAULT_RECIPE, doc=__doc__)
     check_stage1(config)
-    find_protocol(config.metrics.protocol)
     # torch takes seconds to import; help and a mistyped key are answered without it.
     from fla.stage1 import run_stage1
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from fla.config.load import exit_on_user_error
-from fla.errors import DataError
 from fla.metrics.outputs import Pairs, fingerprint_references, pair, read_outputs
 from fla.metrics.protocols import PROTOCOLS, Protocol
 from fla.metrics.scores import SCORES, score
@@ -21,7 +20,7 @@ from fla.metrics.significance import (
     Comparison,
     compare_systems,
     read_seed,
-    score_with_intervals,
+    score_on_two_cores,
 )
 
 
@@ -55,36 +54,23 @@ def main() -> None:
     baseline = None
     if args.baseline is not None:
         baseline = pair(read_outputs(args.baseline, "hypothesis"), references)
-    record = make_record(pairs, protocol, args.references)
+    record = make_record(pairs, protocol)
     if baseline is not None:
         comparisons = compare_systems(
             baseline.hypotheses, pairs.hypotheses, pairs.references, protocol=protocol
         )
         record["comparisons"] = {name: asdict(it) for name, it in comparisons.items()}
     if args.all_protocols:
-        record["protocols"] = {
-            name: score_or_none(pairs, other) for name, other in PROTOCOLS.items()
-        }
+        record["protocols"] = {name: score_by(pairs, other) for name, other in PROTOCOLS.items()}
     elif protocol.name == "phoenix14t":
         # The other half of the papers report this one.
-        record["protocols"] = {
-            "phoenix14t-period": score_or_none(pairs, PROTOCOLS["phoenix14t-period"])
-        }
+        record["protocols"] = {"phoenix14t-period": score_by(pairs, PROTOCOLS["phoenix14t-period"])}
     print(json.dumps(record, indent=2, ensure_ascii=False) if args.json else describe(record))
 
 
-def make_record(pairs: Pairs, protocol: Protocol, references: Path) -> dict[str, Any]:
-    """Scores, intervals and all that says how they came about.
-
-    Raises:
-        DataError: The protocol leaves out every sentence.
-    """
-    try:
-        scores, intervals = score_with_intervals(
-            pairs.hypotheses, pairs.references, protocol=protocol
-        )
-    except ValueError as error:
-        raise DataError(f"{references}: {error}") from error
+def make_record(pairs: Pairs, protocol: Protocol) -> dict[str, Any]:
+    """Scores, intervals and all that says how they came about."""
+    scores, intervals = score_on_two_cores(pairs.hypotheses, pairs.references, protocol=protocol)
     return {
         **scores.as_dict(),
         "references_sha256": fingerprint_references(pairs),
@@ -93,12 +79,9 @@ def make_record(pairs: Pairs, protocol: Protocol, references: Path) -> dict[str,
     }
 
 
-def score_or_none(pairs: Pairs, protocol: Protocol) -> dict[str, Any] | None:
-    """Scores by another convention; None where it leaves out every sentence."""
-    try:
-        return score(pairs.hypotheses, pairs.references, protocol=protocol).as_dict()
-    except ValueError:
-        return None
+def score_by(pairs: Pairs, protocol: Protocol) -> dict[str, Any]:
+    """Scores by another convention."""
+    return score(pairs.hypotheses, pairs.references, protocol=protocol).as_dict()
 
 
 def describe(record: dict[str, Any]) -> str:
@@ -119,12 +102,7 @@ def describe(record: dict[str, Any]) -> str:
     if "protocols" in record:
         lines += ["", f"{'protocol':20} " + " ".join(f"{title:>7}" for title in SCORES.values())]
         lines += [
-            f"{name:20} "
-            + (
-                " ".join(f"{scores[key]:7.2f}" for key in SCORES)
-                if scores
-                else "leaves out all of these sentences"
-            )
+            f"{name:20} " + " ".join(f"{scores[key]:7.2f}" for key in SCORES)
             for name, scores in record["protocols"].items()
         ]
     lines += ["", f"signature: {record['signature']}"]

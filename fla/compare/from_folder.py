@@ -1,7 +1,6 @@
 """A run as its folder has it."""
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,15 +8,14 @@ from typing import Any
 from fla.compare.records import Curve, Decodes, MlflowPlace, RunRecord
 from fla.errors import ConfigError, DataError
 from fla.journal import Point, read_points
+from fla.metrics.scores import SCORES
 from fla.run_folder import RunFolder, read_best, read_decodes
 from fla.saved_config import flatten_settings, read_saved_config, tracking_uri
 from fla.translation_table import protocol_of
 
 _SPLITS = ("train", "dev", "test")
 # What scores.json has of a split beside how it was decoded.
-_NO_SETTINGS = re.compile(
-    r"bleu\d|bleurt|rouge_l|chrf2|chrf_pp|num_sentences|signature|fingerprint|export"
-)
+_NO_SETTINGS = {*SCORES, "num_sentences", "signature", "fingerprint", "export"}
 
 
 def read_folder(path: Path, *, uri: str) -> RunRecord:
@@ -81,7 +79,7 @@ def _model_of(folder: RunFolder, scores: Mapping[str, Any]) -> RunFolder:
 
 def _decoding_settings(entry: Mapping[str, Any], folder: RunFolder) -> dict[str, str]:
     """How a split was decoded, as `beam.num_beams`."""
-    kept = {key: value for key, value in entry.items() if not _NO_SETTINGS.fullmatch(key)}
+    kept = {key: value for key, value in entry.items() if key not in _NO_SETTINGS}
     # Its own export differs from run to run as their folders do.
     if "export" in entry and Path(entry["export"]).parent.name != folder.path.name:
         kept["export"] = entry["export"]

@@ -1,7 +1,6 @@
 """The comparison as one HTML file that needs nothing else, not even a network."""
 
 from collections.abc import Sequence
-from dataclasses import fields
 from datetime import UTC, datetime
 
 from jinja2 import Environment, StrictUndefined
@@ -12,18 +11,7 @@ from fla.compare.comparison import Comparison
 from fla.compare.scoring import METRICS, SIGNIFICANT
 from fla.compare.template import MACROS, PAGE, STYLE
 from fla.compare.words import format_p, tell_verdicts
-from fla.metrics.scores import Scores
-
-_SCORE_NAMES = {
-    "bleu1": "BLEU-1",
-    "bleu2": "BLEU-2",
-    "bleu3": "BLEU-3",
-    "bleu4": "BLEU-4",
-    "rouge_l": "ROUGE-L",
-    "chrf2": "chrF2",
-    "chrf_pp": "chrF++",
-    "bleurt": "BLEURT",
-}
+from fla.metrics.scores import SCORES
 
 
 def render_report(comparison: Comparison) -> str:
@@ -44,7 +32,7 @@ def render_report(comparison: Comparison) -> str:
             made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             verdicts=list(zip(sentences, outcomes, strict=True)),
             facts=list(facts),
-            score_names=_known_scores(comparison.scored[0].scores),
+            score_names=SCORES,
             metrics=METRICS,
             significant=SIGNIFICANT,
             outcome=_outcome,
@@ -65,9 +53,3 @@ def _title(names: Sequence[str]) -> str:
 
 def _outcome(verdict: int) -> str:
     return {1: "won", -1: "lost", 0: ""}[verdict]
-
-
-def _known_scores(scores: Scores) -> dict[str, str]:
-    """Those that the protocol gives, with their names in print."""
-    known = {field.name for field in fields(scores) if getattr(scores, field.name) is not None}
-    return {key: title for key, title in _SCORE_NAMES.items() if key in known}

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from fla.compare.marking import count_words, is_wide
 from fla.compare.pairing import Paired
 from fla.metrics.protocols import Protocol, find_protocol
-from fla.metrics.scores import Scores, score, score_sentences
-from fla.metrics.significance import Comparison, Interval, bootstrap_intervals, compare_systems
+from fla.metrics.scores import SCORES, Scores, score, score_sentences
+from fla.metrics.significance import Comparison, Interval, compare_systems, score_with_intervals
 
-METRICS = {"bleu4": "BLEU-4", "rouge_l": "ROUGE-L", "chrf2": "chrF2"}
+METRICS = {name: SCORES[name] for name in ("bleu4", "rouge_l", "chrf2")}
 """Metrics that are tested, by their names in code and in print."""
 SIGNIFICANT = 0.05
 """Above it, a difference is taken for chance."""
@@ -81,11 +81,13 @@ def score_runs(names: Sequence[str], paired: Paired) -> tuple[ScoredRun, ...]:
     """Score every run over all samples, and test it against the first one."""
     protocol = find_protocol(paired.protocol)
     references, baseline = paired.references, paired.hypotheses[0]
-    return tuple(
-        ScoredRun(
+    scored = []
+    for number, (name, hypotheses) in enumerate(zip(names, paired.hypotheses, strict=True)):
+        scores, intervals = score_with_intervals(hypotheses, references, protocol=protocol)
+        run = ScoredRun(
             name=name,
-            scores=score(hypotheses, references, protocol=protocol),
-            intervals=bootstrap_intervals(hypotheses, references, protocol=protocol),
+            scores=scores,
+            intervals=intervals,
             comparisons=compare_systems(baseline, hypotheses, references, protocol=protocol)
             if number
             else None,
@@ -93,8 +95,8 @@ def score_runs(names: Sequence[str], paired: Paired) -> tuple[ScoredRun, ...]:
                 one.chrf2 for one in score_sentences(hypotheses, references, protocol=protocol)
             ),
         )
-        for number, (name, hypotheses) in enumerate(zip(names, paired.hypotheses, strict=True))
-    )
+        scored.append(run)
+    return tuple(scored)
 
 
 def score_groups(groups: Sequence[Group], paired: Paired) -> tuple[ScoredGroup, ...]:

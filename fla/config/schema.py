@@ -10,6 +10,17 @@ from typing import Literal
 
 from omegaconf import MISSING
 
+ProtocolName = Literal[
+    "text",
+    "phoenix14t",
+    "phoenix14t-period",
+    "csl-daily-char",
+    "csl-daily-char-nfkc",
+    "how2sign",
+    "how2sign-rbleu",
+]
+"""Of `fla.metrics.protocols.PROTOCOLS`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -203,7 +214,7 @@ class BeamConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MetricsConfig:
-    protocol: str = "text"
+    protocol: ProtocolName = "text"
     """Named scoring protocol of dev: how texts are prepared and counted; see tools/score.py."""
 
 
@@ -275,7 +286,7 @@ class DecodeConfig:
     """float32, in which a clip's translation does not depend on its batch; bfloat16: as trained."""
     split: Literal["train", "dev", "test"] = "test"
     """Split to translate."""
-    protocol: str = ""
+    protocol: Literal[ProtocolName, ""] = ""
     """Named scoring protocol; empty: the one of training."""
     manifest_dir: str = ""
     """Folder with the manifests; empty: the one the model was trained on."""

@@ -37,12 +37,13 @@ def count(
     """Count a corpus by the metrics of these names.
 
     Args:
-        hypotheses: As the protocol prepares them.
+        hypotheses: As the protocol prepares them; none count as one that is empty, which scores 0.
         references: As many, prepared too.
         protocol: The convention.
         names: Of metrics.
         num_resamples: Of the bootstrap that bounds each result; 1: none.
     """
+    hypotheses, references = hypotheses or [""], references or [""]
     counted = {}
     for name, metric in build_metrics(protocol, names).items():
         result = metric.corpus_score(hypotheses, [references], n_bootstrap=num_resamples)

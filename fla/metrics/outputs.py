@@ -66,7 +66,7 @@ def read_outputs(path: Path, side: Side) -> Outputs:
         rows = [("", line) for line in lines]
     if not rows:
         raise DataError(f"{path}: the file has no sentence. Give one that has.")
-    ids = tuple(key for key, _ in rows) if rows[0][0] else None
+    ids = tuple(key for key, _ in rows) if any(key for key, _ in rows) else None
     outputs = Outputs(path=path, ids=ids, texts=tuple(text for _, text in rows))
     _check(outputs, side)
     return outputs
@@ -89,11 +89,13 @@ def pair(hypotheses: Outputs, references: Outputs) -> Pairs:
     missing = [key for key in references.ids if key not in found]
     strangers = sorted(found.keys() - set(references.ids))
     if missing or strangers:
-        what, keys = ("lacks", missing) if missing else ("has in addition", strangers)
-        raise DataError(
-            f"{hypotheses.path} {what} {len(keys)} of the samples of {references.path}"
-            f"{'' if missing else ' and more'}, such as {keys[0]}. Give files of the same split."
+        told = (
+            f"lacks {len(missing)} of the samples of {references.path}, such as {missing[0]}"
+            if missing
+            else f"has {len(strangers)} sample(s) that {references.path} lacks, such as "
+            f"{strangers[0]}"
         )
+        raise DataError(f"{hypotheses.path} {told}. Give files of the same split.")
     return Pairs(
         ids=references.ids,
         hypotheses=tuple(found[key] for key in references.ids),

@@ -34,7 +34,7 @@ class Scores:
     chrf2: float
     chrf_pp: float
     num_sentences: int
-    """That were counted: all, but for what reduced BLEU leaves out."""
+    """That were counted: all, but for what reduced BLEU leaves out; of 0, all scores are 0."""
     signature: str
     """Protocol and version, what is done to a text, and each metric's own signature."""
 
@@ -66,7 +66,7 @@ def score(hypotheses: Sequence[str], references: Sequence[str], *, protocol: Pro
         protocol: The convention.
 
     Raises:
-        ValueError: The two differ in length, or there is nothing to count.
+        ValueError: The two differ in length, or are empty.
     """
     if len(hypotheses) != len(references) or not references:
         raise ValueError(
@@ -77,8 +77,6 @@ def score(hypotheses: Sequence[str], references: Sequence[str], *, protocol: Pro
     from fla.metrics.counting import count
 
     prepared, expected = prepare_pairs(hypotheses, references, protocol)
-    if not expected:
-        raise ValueError(f"{protocol.name} leaves out all of these sentences.")
     return summarize(count(prepared, expected, protocol), protocol, len(expected))
 
 

@@ -5,15 +5,18 @@ Riezler and Maxwell (2005). The same seed gives the same numbers; SACREBLEU_SEED
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fla.metrics.preparation import prepare_pairs
 from fla.metrics.protocols import Protocol
 from fla.metrics.scores import Scores, summarize
+
+if TYPE_CHECKING:
+    from fla.metrics.counting import Counted
 
 NUM_RESAMPLES = 1000
 NUM_SHUFFLES = 10_000
@@ -48,43 +51,48 @@ def read_seed() -> str:
     return os.environ.get("SACREBLEU_SEED", str(DEFAULT_SEED))
 
 
-def bootstrap_intervals(
+def score_with_intervals(
     hypotheses: Sequence[str], references: Sequence[str], *, protocol: Protocol
-) -> dict[str, Interval]:
-    """95 % intervals of bleu4, rouge_l, chrf2 and chrf_pp, of 1000 resamples of the sentences.
+) -> tuple[Scores, dict[str, Interval]]:
+    """What `score` gives, and 95 % intervals of what is counted, of 1000 resamples of sentences.
 
     Args:
         hypotheses: One translation a sample.
         references: As many, in the same order.
         protocol: The convention.
+
+    Returns:
+        The scores, and the intervals of bleu4, rouge_l, chrf2 and chrf_pp.
     """
     from fla.metrics.counting import METRICS, count
 
     prepared, expected = prepare_pairs(hypotheses, references, protocol)
     counted = count(prepared, expected, protocol, METRICS, NUM_RESAMPLES)
-    return {name: _bound(it.result) for name, it in counted.items()}
+    return _summarize(counted, protocol, len(expected))
 
 
-def score_with_intervals(
+def score_on_two_cores(
     hypotheses: Sequence[str], references: Sequence[str], *, protocol: Protocol
 ) -> tuple[Scores, dict[str, Interval]]:
-    """What `score` and `bootstrap_intervals` give, counted once; errors as of `score`.
+    """`score_with_intervals`, sooner: ROUGE-L's imports alone take as long as all the rest.
 
-    ROUGE-L is counted in a process of its own, as its imports take as long as all the rest; the
-    program's main module must guard what it does, as for every process that is spawned.
+    It is counted in a process of its own, so the program's main module must guard what it does.
     """
     from fla.metrics.counting import METRICS, count
 
     prepared, expected = prepare_pairs(hypotheses, references, protocol)
-    if not expected:
-        raise ValueError(f"{protocol.name} leaves out all of these sentences.")
     corpus = (prepared, expected, protocol)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         rouge = pool.submit(count, *corpus, ("rouge_l",), NUM_RESAMPLES)
         counted = count(*corpus, {*METRICS} - {"rouge_l"}, NUM_RESAMPLES) | rouge.result()
-    counted = {name: counted[name] for name in METRICS}
+    return _summarize({name: counted[name] for name in METRICS}, protocol, len(expected))
+
+
+def _summarize(
+    counted: Mapping[str, "Counted"], protocol: Protocol, num_sentences: int
+) -> tuple[Scores, dict[str, Interval]]:
     intervals = {name: _bound(it.result) for name, it in counted.items()}
-    return summarize(counted, protocol, len(expected)), intervals
+    return summarize(counted, protocol, num_sentences), intervals
 
 
 def _bound(result: Any) -> Interval:
@@ -111,7 +119,8 @@ def compare_systems(
     from fla.metrics.preparation import prepare
 
     expected = [prepare(reference, protocol) for reference in references]
-    kept = [i for i, reference in enumerate(expected) if reference]
+    # Where nothing is left, as `count` has it.
+    kept = [i for i, reference in enumerate(expected) if reference] or [0]
     systems: list[tuple[str, Sequence[str]]] = [
         (name, [prepare(hypotheses[i], protocol) for i in kept])
         for name, hypotheses in (("baseline", baseline), ("other", other))

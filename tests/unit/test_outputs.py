@@ -105,6 +105,8 @@ def test_ids_pair_whatever_the_order(tmp_path):
          "a.tsv: the sample 1 is there twice. Keep one of them."),
         ("a.tsv", "id\thypothesis\n1\ta\n\tb\n",
          "a.tsv: a sample has no id, others have. Give all an id."),
+        ("a.tsv", "id\thypothesis\n\ta\n2\tb\n",
+         "a.tsv: a sample has no id, others have. Give all an id."),
         ("a.jsonl", '{"hypothesis": "a"}\n{"hypothesis"\n', "a.jsonl, line 2: no JSON ("),
         ("a.jsonl", '{"hypothesis": null}\n', "a.jsonl, line 1: the hypothesis is None, no text."),
         ("a.jsonl", "[1]\n", "a.jsonl, line 1: no JSON object. Write one a line."),
@@ -136,7 +138,7 @@ def test_an_empty_reference_is_refused_and_an_empty_hypothesis_is_not(tmp_path):
     [
         ("a\teins\n", "lacks 1 of the samples of {r}, such as b. Give files of the same split."),
         ("a\t1\nb\t2\nc\t3\n",
-         "has in addition 1 of the samples of {r} and more, such as c. Give files of the same"),
+         "has 1 sample(s) that {r} lacks, such as c. Give files of the same"),
     ],
 )  # fmt: skip
 def test_samples_that_differ_are_refused(tmp_path, hypotheses, expected):

@@ -6,7 +6,7 @@ import pytest
 
 from fla.metrics.protocols import PROTOCOLS
 from fla.metrics.scores import score
-from fla.metrics.significance import bootstrap_intervals, compare_systems, score_with_intervals
+from fla.metrics.significance import compare_systems, score_on_two_cores, score_with_intervals
 
 TEXT = PROTOCOLS["text"]
 WORDS = "rain snow wind sun cloud north south east west today tomorrow night".split()
@@ -30,8 +30,7 @@ def test_an_interval_holds_the_score_and_narrows_with_the_square_root_of_the_sen
     widths = {}
     for num_sentences in (50, 800):
         hypotheses, references = corpus(num_sentences, wrong=0.3, seed=1)
-        scores = score(hypotheses, references, protocol=TEXT)
-        found = bootstrap_intervals(hypotheses, references, protocol=TEXT)
+        scores, found = score_with_intervals(hypotheses, references, protocol=TEXT)
         assert found.keys() == {"bleu4", "rouge_l", "chrf2", "chrf_pp"}
         for name, interval in found.items():
             assert interval.low < getattr(scores, name) < interval.high
@@ -45,7 +44,8 @@ def test_an_interval_of_a_mean_is_that_of_the_normal_distribution():
     # ROUGE-L is a mean of sentences that score 0 or 100, half of them: 1.96 x 50 / sqrt(400).
     hypotheses, references = ["rain", "snow"] * 200, ["rain"] * 400
 
-    interval = bootstrap_intervals(hypotheses, references, protocol=TEXT)["rouge_l"]
+    _, intervals = score_with_intervals(hypotheses, references, protocol=TEXT)
+    interval = intervals["rouge_l"]
 
     assert interval.low == pytest.approx(50 - 4.9, abs=0.5)
     assert interval.high == pytest.approx(50 + 4.9, abs=0.5)
@@ -54,16 +54,30 @@ def test_an_interval_of_a_mean_is_that_of_the_normal_distribution():
 def test_the_same_corpus_gets_the_same_interval_each_time():
     pairs = corpus(60, wrong=0.3, seed=1)
 
-    assert bootstrap_intervals(*pairs, protocol=TEXT) == bootstrap_intervals(*pairs, protocol=TEXT)
+    first = score_with_intervals(*pairs, protocol=TEXT)
+
+    assert score_with_intervals(*pairs, protocol=TEXT) == first
 
 
-def test_scores_with_intervals_are_scores_and_intervals():
+def test_scores_with_intervals_are_those_without():
     pairs = corpus(60, wrong=0.3, seed=1)
 
-    assert score_with_intervals(*pairs, protocol=TEXT) == (
-        score(*pairs, protocol=TEXT),
-        bootstrap_intervals(*pairs, protocol=TEXT),
-    )
+    scores, intervals = score_with_intervals(*pairs, protocol=TEXT)
+
+    assert scores == score(*pairs, protocol=TEXT)
+    assert score_on_two_cores(*pairs, protocol=TEXT) == (scores, intervals)
+
+
+def test_what_reduced_bleu_leaves_out_altogether_scores_nothing_and_differs_by_chance():
+    protocol = PROTOCOLS["how2sign-rbleu"]
+    pairs = (["clay", "wood"], ["That's it.", "And so on."])
+
+    scores, intervals = score_with_intervals(*pairs, protocol=protocol)
+
+    assert (scores.num_sentences, scores.bleu4, scores.rouge_l, scores.chrf2) == (0, 0, 0, 0)
+    assert {(it.low, it.high) for it in intervals.values()} == {(0, 0)}
+    for it in compare_systems(["clay", "x"], *pairs, protocol=protocol).values():
+        assert (it.baseline, it.other, it.bootstrap_p, it.randomisation_p) == (0, 0, 1, 1)
 
 
 def test_a_system_does_not_differ_from_itself():
