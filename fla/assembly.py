@@ -133,18 +133,16 @@ def train_stage(
         folder=run.folder,
     )
 
-    best_score = run.state.best_score
-
     def evaluate_dev(step: int) -> float:
-        nonlocal best_score
         with engine.whole_model() as model:
             scores, path = evaluator.evaluate(model, tag=checkpoint_tag(step))
         run.tracker.log(scores.as_metrics("dev"), step=step)
         run.tracker.log_artifact(path, "decodes")
-        if best_score is None or scores.bleu4 > best_score:
-            best_score = scores.bleu4
-            run.tracker.log_translations(path, split="dev")
         return scores.bleu4
+
+    def log_best(step: int) -> None:
+        path = run.folder.decodes_tsv(checkpoint_tag(step), "dev")
+        run.tracker.log_translations(path, split="dev")
 
     if run.checkpoint is not None:
         load_checkpoint(engine, run.checkpoint, run_folder=run.folder, runtime=parts.runtime)
@@ -155,6 +153,7 @@ def train_stage(
         parts.loaders.train,
         prepare=parts.loaders.prepare,
         evaluate=evaluate_dev,
+        on_best=log_best,
         tracker=run.tracker,
         run_folder=run.folder,
         runtime=parts.runtime,

@@ -66,9 +66,10 @@ def run_decoding(config: DecodeConfig) -> None:
             scores, path = evaluator.evaluate(translator.model, tag="export")
     if runtime.is_main:
         _write_scores(folder, config, export_dir, split, scores)
-        log_decoding(folder, decodes=path, split=split.name, scores=scores)
         update_card(folder)
         _print_scores(config.split, scores, path, folder)
+        # Last: it waits for the tracker.
+        log_decoding(folder, decodes=path, split=split.name, scores=scores)
     distributed.barrier()
     stop_runtime()
 

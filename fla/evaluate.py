@@ -16,7 +16,7 @@ from fla.metrics.scores import Scores, score
 from fla.progress import Progress
 from fla.run_folder import DecodedRow, RunFolder, write_atomically, write_decodes
 from fla.runtime import Runtime
-from fla.search import Found, Hypothesis, Search
+from fla.search import Found, Hypothesis, Search, read_hypotheses
 
 
 class Batches(Protocol):
@@ -71,11 +71,7 @@ def decode_share(
     """
     decodes: list[DecodedClip] = []
     for batch in batches:
-        found = model.generate(batch, search=search)
-        hypotheses = [
-            tuple(map(Hypothesis, ids_to_text(ids), log_probs.tolist()))
-            for ids, log_probs in zip(found.ids, found.log_probs, strict=True)
-        ]
+        hypotheses = read_hypotheses(model.generate(batch, search=search), ids_to_text)
         clips = zip(batch.sample_ids, hypotheses, batch.references, strict=True)
         decodes += [DecodedClip(*clip) for clip in clips]
         progress.advance()
@@ -179,8 +175,11 @@ class Evaluator:
         path = self.folder.decodes_tsv(tag, self.split)
         if self.runtime.is_main:
             write_decodes(path, rows, signature=scores.signature)
+            n_best = self.folder.n_best_jsonl(tag, self.split)
+            # Of an earlier decoding.
+            n_best.unlink(missing_ok=True)
             if self.beam.num_hypotheses > 1:
-                _write_n_best(self.folder.n_best_jsonl(tag, self.split), clips)
+                _write_n_best(n_best, clips)
         return scores, path
 
 

@@ -23,7 +23,7 @@ from fla.models.features import FeatureEncoder, InputFeatures
 from fla.models.llm import build_llm
 from fla.models.loading import fill_module, stored_buffers, tied_parameters
 from fla.models.stages import Stage1Model, Stage2Model
-from fla.search import Hypothesis, Search
+from fla.search import Hypothesis, Search, read_hypotheses
 from fla.text.codec import TextCodec, read_codec
 from fla.weights import SAFETENSORS, Layout, open_tensors, write_tensors
 
@@ -62,10 +62,7 @@ class LoadedTranslator:
         """The best hypotheses of each clip of a batch, best first."""
         with self.inference():
             found = self.model.generate(self.prepare(batch), search=search)
-        return [
-            tuple(map(Hypothesis, self.codec.decode(ids), log_probs.tolist()))
-            for ids, log_probs in zip(found.ids, found.log_probs, strict=True)
-        ]
+        return read_hypotheses(found, self.codec.decode)
 
 
 def write_export(

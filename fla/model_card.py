@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from fla.data.datasets import DataSet, find_data_set, read_data_set_name
@@ -17,6 +16,7 @@ from fla.description import Description, read_description
 from fla.journal import read_points
 from fla.model_card_template import TEMPLATE
 from fla.run_folder import RunFolder, read_best, read_decodes, step_of, write_atomically
+from fla.saved_config import read_nested_config
 
 CARD = "README.md"
 _METRICS = ("bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "chrf2")
@@ -60,7 +60,7 @@ def update_card(folder: RunFolder) -> None:
     data_set = find_data_set(
         description.corpus.name or read_data_set_name(Path(description.corpus.manifest_dir))
     )
-    config = _read_config(folder)
+    config = read_nested_config(folder)
     title = f"FLa-LLM, stage {description.stage}, {data_set.name}"
     scores = read_scores(folder)
     card = ModelCard.from_template(
@@ -231,10 +231,3 @@ def _tell_provenance(provenance: Mapping[str, Any]) -> Iterator[str]:
     versions = provenance["versions"]
     names = ("torch", "transformers", "deepspeed")
     yield ", ".join(f"{name} {versions[name]}" for name in names if name in versions)
-
-
-def _read_config(folder: RunFolder) -> dict[str, Any]:
-    if not folder.config_yaml.is_file():
-        return {}
-    content = yaml.safe_load(folder.config_yaml.read_text(encoding="utf-8"))
-    return content if isinstance(content, dict) else {}

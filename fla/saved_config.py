@@ -10,10 +10,15 @@ from fla.run_folder import RunFolder
 
 def read_saved_config(folder: RunFolder) -> dict[str, str]:
     """A run's config.yaml, flat, as MLflow has it; empty where there is none."""
+    return flatten_settings(read_nested_config(folder))
+
+
+def read_nested_config(folder: RunFolder) -> dict[str, Any]:
+    """A run's config.yaml as it is; empty where there is none."""
     if not folder.config_yaml.is_file():
         return {}
     content = yaml.safe_load(folder.config_yaml.read_text(encoding="utf-8"))
-    return flatten_settings(content) if isinstance(content, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def flatten_settings(node: Mapping[str, Any], *, prefix: str = "") -> dict[str, str]:

@@ -1,5 +1,6 @@
 """How a sentence is searched for, and what is found."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,3 +36,18 @@ class Hypothesis(NamedTuple):
     text: str
     log_prob: float
     """Mean log-probability of its tokens, in nats; its exponential is the confidence, 0 to 1."""
+
+
+def read_hypotheses(
+    found: Found, ids_to_text: Callable[[Tensor], list[str]]
+) -> list[tuple[Hypothesis, ...]]:
+    """What was found for each clip as text, best first.
+
+    Args:
+        found: For a batch.
+        ids_to_text: The codec's decode.
+    """
+    return [
+        tuple(map(Hypothesis, ids_to_text(ids), log_probs.tolist()))
+        for ids, log_probs in zip(found.ids, found.log_probs, strict=True)
+    ]

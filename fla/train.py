@@ -73,6 +73,7 @@ def train(
     *,
     prepare: Callable[[Any], Any],
     evaluate: Callable[[int], float] | None,
+    on_best: Callable[[int], None] = lambda _: None,
     tracker: Tracker,
     run_folder: RunFolder,
     runtime: Runtime,
@@ -90,6 +91,7 @@ def train(
         prepare: Brings a micro-batch to the device and into the model's form.
         evaluate: Step number to dev score, the same on every rank; None where nothing is scored
             and no checkpoint is kept.
+        on_best: Called with the step of every evaluation that is the best so far.
         tracker: Takes the metrics.
         run_folder: Takes the checkpoints.
         runtime: Of this rank.
@@ -135,6 +137,8 @@ def train(
                     state = _evaluate_and_save(
                         engine, evaluate, run_folder, runtime, schedule, state
                     )
+                    if state.best_step == state.step:
+                        on_best(state.step)
     return state
 
 
