@@ -15,7 +15,7 @@ from fla.data.datasets import read_data_set_name
 from fla.data.manifest import fingerprint
 from fla.description import Corpus, Description, EncoderShape, Preprocessing
 from fla.engine import Engine
-from fla.evaluate import Evaluator
+from fla.evaluate import Evaluator, search_of
 from fla.loaders import Loaders, open_loaders
 from fla.metrics.protocols import find_protocol
 from fla.run import Run, check_continuation
@@ -127,7 +127,7 @@ def train_stage(
         split_ids=parts.dev_split.ids,
         prepare=parts.loaders.prepare,
         ids_to_text=parts.codec.decode,
-        beam=config.beam,
+        search=search_of(config.beam, seed=config.seed),
         protocol=find_protocol(config.metrics.protocol),
         runtime=parts.runtime,
         folder=run.folder,

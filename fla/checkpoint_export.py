@@ -54,12 +54,13 @@ def write_model(
     write_description(folder.model, description, {"dtype": name})
 
 
-def choose_checkpoints(path: Path, *, num_checkpoints: int) -> list[Path]:
+def choose_checkpoints(path: Path, *, num_checkpoints: int, key: str = "checkpoint") -> list[Path]:
     """The checkpoints that a user means, oldest first.
 
     Args:
         path: A checkpoint's folder, or that of a run: its newest one.
         num_checkpoints: This one and those before it.
+        key: By which the user named it, for messages.
 
     Raises:
         CheckpointError: There is no such checkpoint, or not as many.
@@ -70,7 +71,7 @@ def choose_checkpoints(path: Path, *, num_checkpoints: int) -> list[Path]:
     names = [checkpoint.name for checkpoint in complete]
     if not complete or not (is_run or path.absolute() in complete):
         raise CheckpointError(
-            f"checkpoint={path}: this is no complete checkpoint, nor a run that has one. "
+            f"{key}={path}: this is no complete checkpoint, nor a run that has one. "
             f"Complete ones of {folder.path}: {', '.join(names) or 'none'}."
         )
     last = len(complete) if is_run else complete.index(path.absolute()) + 1

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -9,13 +10,15 @@ import torch
 from torch import distributed
 
 from fla.checkpoint_export import choose_checkpoints, export_checkpoints
+from fla.config.check import ensemble_members
 from fla.config.schema import DecodeConfig
 from fla.data.clips import DecodedClips
 from fla.data.loader import EvalLoader
 from fla.data.manifest import fingerprint
 from fla.data.views import PlainView
-from fla.evaluate import Evaluator
-from fla.export import LoadedTranslator, load_translator
+from fla.ensemble import load_ensemble
+from fla.evaluate import Evaluator, search_of
+from fla.export import LoadedTranslator
 from fla.metrics.protocols import find_protocol
 from fla.metrics.scores import Scores
 from fla.model_card import update_card
@@ -34,9 +37,10 @@ def run_decoding(config: DecodeConfig) -> None:
         FlaError: Something that the user can fix.
     """
     runtime = start_runtime()
-    export_dir = _find_export(config, runtime)
+    exports = _find_exports(config, runtime)
+    export_dir = exports[0]
     dtype = torch.float32 if config.dtype == "float32" else torch.bfloat16
-    translator = load_translator(export_dir, device=runtime.device, dtype=dtype)
+    translator, ensemble = load_ensemble(exports, device=runtime.device, dtype=dtype)
     corpus = translator.description.corpus
     split = read_split(
         config.split,
@@ -57,15 +61,15 @@ def run_decoding(config: DecodeConfig) -> None:
             split_ids=split.ids,
             prepare=translator.prepare,
             ids_to_text=translator.codec.decode,
-            beam=config.beam,
+            search=search_of(config.beam, seed=config.seed),
             protocol=find_protocol(config.protocol or corpus.protocol),
             runtime=runtime,
             folder=folder,
         )
         with translator.inference():
-            scores, path = evaluator.evaluate(translator.model, tag="export")
+            scores, path = evaluator.evaluate(ensemble, tag="export")
     if runtime.is_main:
-        _write_scores(folder, config, export_dir, split, scores)
+        _write_scores(folder, config, exports, split, scores)
         update_card(folder)
         _print_scores(config.split, scores, path, folder)
         # Last: it waits for the tracker.
@@ -74,18 +78,32 @@ def run_decoding(config: DecodeConfig) -> None:
     stop_runtime()
 
 
-def _find_export(config: DecodeConfig, runtime: Runtime) -> Path:
-    """The export that is meant, made of checkpoints if need be; every rank calls it."""
-    if not config.checkpoint:
-        return Path(config.export_dir)
-    path = Path(config.checkpoint)
+def _find_exports(config: DecodeConfig, runtime: Runtime) -> list[Path]:
+    """The exports that are meant, made of checkpoints if need be; every rank calls it."""
 
-    def export() -> Path:
-        chosen = choose_checkpoints(path, num_checkpoints=config.average_last)
+    def export(path: Path, *, key: str, num_checkpoints: int) -> Path:
+        chosen = choose_checkpoints(path, num_checkpoints=num_checkpoints, key=key)
         log.info("Decoding with %s.", " and ".join(folder.name for folder in chosen))
         return export_checkpoints(chosen)
 
-    return ask_main(runtime, export)
+    def find() -> list[Path]:
+        first = (
+            export(Path(config.checkpoint), key="checkpoint", num_checkpoints=config.average_last)
+            if config.checkpoint
+            else Path(config.export_dir)
+        )
+        others = map(Path, ensemble_members(config))
+        return [
+            first,
+            *(
+                path
+                if (path / "config.json").is_file()
+                else export(path, key="ensemble", num_checkpoints=1)
+                for path in others
+            ),
+        ]
+
+    return ask_main(runtime, find)
 
 
 def _open_loader(
@@ -122,24 +140,43 @@ def _open_loader(
 
 
 def _write_scores(
-    folder: RunFolder, config: DecodeConfig, export_dir: Path, split: Split, scores: Scores
+    folder: RunFolder,
+    config: DecodeConfig,
+    exports: Sequence[Path],
+    split: Split,
+    scores: Scores,
 ) -> None:
     """Add this split's scores to scores.json, beside those of other splits."""
     path = folder.scores_json
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     content[config.split] = {
         **scores.as_dict(),
-        "export": str(export_dir.absolute()),
+        "export": str(exports[0].absolute()),
+        **({"ensemble": [str(path.absolute()) for path in exports[1:]]} if exports[1:] else {}),
         "dtype": config.dtype,
         "fingerprint": fingerprint(split.samples),
         "beam": {
             "num_beams": config.beam.num_beams,
             "length_penalty": config.beam.length_penalty,
             "max_new_tokens": config.beam.max_new_tokens,
+            **_describe_sampling(config),
         },
         "shuffle_videos": config.shuffle_videos,
     }
     write_json(path, content)
+
+
+def _describe_sampling(config: DecodeConfig) -> dict[str, float]:
+    beam = config.beam
+    if not beam.temperature:
+        return {}
+    return {
+        "temperature": beam.temperature,
+        "top_k": beam.top_k,
+        "top_p": beam.top_p,
+        "num_hypotheses": beam.num_hypotheses,
+        "seed": config.seed,
+    }
 
 
 def _print_scores(split: str, scores: Scores, decodes: Path, folder: RunFolder) -> None:

@@ -60,13 +60,13 @@ def decode_share(
     search: Search,
     progress: Progress,
 ) -> list[DecodedClip]:
-    """Translate the batches of one rank with beam search.
+    """Translate the batches of one rank.
 
     Args:
         model: Whole weights, eval mode.
         batches: This rank's share of the split, on the model's device.
         ids_to_text: The codec's decode.
-        search: Beam search (paper: 5 beams).
+        search: How sentences are searched for.
         progress: Advances by one a batch.
     """
     decodes: list[DecodedClip] = []
@@ -78,13 +78,17 @@ def decode_share(
     return decodes
 
 
-def search_of(beam: BeamConfig) -> Search:
-    """What a configuration says of the search."""
+def search_of(beam: BeamConfig, *, seed: int) -> Search:
+    """What a configuration says of the search; the seed is that of sampling."""
     return Search(
         num_beams=beam.num_beams,
         length_penalty=beam.length_penalty,
         max_new_tokens=beam.max_new_tokens,
         num_hypotheses=beam.num_hypotheses,
+        temperature=beam.temperature,
+        top_k=beam.top_k,
+        top_p=beam.top_p,
+        seed=seed,
     )
 
 
@@ -137,7 +141,7 @@ class Evaluator:
     """Brings a batch to the device and into the model's form."""
     ids_to_text: Callable[[Tensor], list[str]]
     """The codec's decode."""
-    beam: BeamConfig
+    search: Search
     protocol: ScoringProtocol
     runtime: Runtime
     folder: RunFolder
@@ -161,7 +165,7 @@ class Evaluator:
                 model,
                 map(self.prepare, self.loader),
                 ids_to_text=self.ids_to_text,
-                search=search_of(self.beam),
+                search=self.search,
                 progress=progress,
             )
         gathered = gather_decodes(share, world_size=self.runtime.world_size)
@@ -178,7 +182,7 @@ class Evaluator:
             n_best = self.folder.n_best_jsonl(tag, self.split)
             # Of an earlier decoding.
             n_best.unlink(missing_ok=True)
-            if self.beam.num_hypotheses > 1:
+            if self.search.num_hypotheses > 1:
                 _write_n_best(n_best, clips)
         return scores, path
 

@@ -113,17 +113,23 @@ def _scores_of_training(folder: RunFolder) -> Iterator[ScoreRow]:
 
 def _scores_of_decoding(content: Mapping[str, Any], export: Path) -> Iterator[ScoreRow]:
     for split, entry in content.items():
-        if Path(entry["export"]).resolve() != export.resolve() or entry["shuffle_videos"]:
+        is_other = Path(entry["export"]).resolve() != export.resolve() or "ensemble" in entry
+        if is_other or entry["shuffle_videos"]:
             continue
-        beam = entry["beam"]
         yield ScoreRow(
             split=split,
             values=tuple(entry[name] for name in _METRICS),
             num_sentences=entry["num_sentences"],
-            note=f"{beam['num_beams']} beams, length penalty {beam['length_penalty']}.",
+            note=_tell_search(entry["beam"]),
             signature=entry["signature"],
             references_sha256=entry["fingerprint"]["references_sha256"],
         )
+
+
+def _tell_search(beam: Mapping[str, Any]) -> str:
+    if "temperature" in beam:
+        return f"sampled at temperature {beam['temperature']}, seed {beam['seed']}."
+    return f"{beam['num_beams']} beams, length penalty {beam['length_penalty']}."
 
 
 def _header(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """Beam search, as a value."""
+    """Beam search or sampling, as a value."""
 
     num_beams: int = 5
     """Hypotheses kept while decoding (paper: 5)."""
@@ -18,7 +18,20 @@ class Search:
     max_new_tokens: int = 150
     """Longest hypothesis in tokens, `</s>` included."""
     num_hypotheses: int = 1
-    """Best hypotheses that are given back for each clip; at most `num_beams`."""
+    """Best hypotheses that are given back for each clip; at most `num_beams`, when sampling any."""
+    temperature: float = 0.0
+    """Above 0: tokens are drawn, by logits divided by this; `num_beams` must be 1 then."""
+    top_k: int = 0
+    """Tokens that are drawn from, the most probable ones; 0: all."""
+    top_p: float = 1.0
+    """Tokens are drawn from the most probable ones that have this probability together."""
+    seed: int = 1
+    """Of what is drawn; a clip's id and its hypothesis' number add to it."""
+
+    @property
+    def is_sampling(self) -> bool:
+        """Tokens are drawn."""
+        return self.temperature > 0
 
 
 class Found(NamedTuple):

@@ -18,8 +18,10 @@ from fla.metrics.protocols import PROTOCOLS, Protocol
 from fla.metrics.scores import SCORES, score
 from fla.metrics.significance import (
     Comparison,
+    compare_by,
     compare_systems,
     read_seed,
+    score_by,
     score_on_two_cores,
 )
 
@@ -42,6 +44,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="OTHER",
         help="translations of another system: is the difference more than chance?",
     )
+    add(
+        "--bleurt-checkpoint",
+        type=Path,
+        metavar="DIR",
+        help="folder of BLEURT-20 in PyTorch's form: that score, too; needs torch and minutes",
+    )
     add("--all-protocols", action="store_true", help="what each convention would give")
     return parser
 
@@ -60,11 +68,17 @@ def main() -> None:
             baseline.hypotheses, pairs.hypotheses, pairs.references, protocol=protocol
         )
         record["comparisons"] = {name: asdict(it) for name, it in comparisons.items()}
+    if args.bleurt_checkpoint is not None:
+        add_bleurt(record, args.bleurt_checkpoint, pairs, baseline)
     if args.all_protocols:
-        record["protocols"] = {name: score_by(pairs, other) for name, other in PROTOCOLS.items()}
+        record["protocols"] = {
+            name: score_by_protocol(pairs, other) for name, other in PROTOCOLS.items()
+        }
     elif protocol.name == "phoenix14t":
         # The other half of the papers report this one.
-        record["protocols"] = {"phoenix14t-period": score_by(pairs, PROTOCOLS["phoenix14t-period"])}
+        record["protocols"] = {
+            "phoenix14t-period": score_by_protocol(pairs, PROTOCOLS["phoenix14t-period"])
+        }
     print(json.dumps(record, indent=2, ensure_ascii=False) if args.json else describe(record))
 
 
@@ -79,7 +93,28 @@ def make_record(pairs: Pairs, protocol: Protocol) -> dict[str, Any]:
     }
 
 
-def score_by(pairs: Pairs, protocol: Protocol) -> dict[str, Any]:
+def add_bleurt(
+    record: dict[str, Any], checkpoint: Path, pairs: Pairs, baseline: Pairs | None
+) -> None:
+    """Put what BLEURT says beside the other scores."""
+    # Here, not at the top: it brings torch.
+    from fla.metrics.bleurt import score_pairs
+
+    hypotheses = (*pairs.hypotheses, *(baseline.hypotheses if baseline else ()))
+    references = pairs.references * (2 if baseline else 1)
+    metric = score_pairs([*zip(hypotheses, references, strict=True)], checkpoint)
+    score, interval, signature = score_by(metric, pairs.hypotheses, pairs.references)
+    record["bleurt"] = score
+    record["intervals"]["bleurt"] = [interval.low, interval.high]
+    record["signature"] += f" {metric.title}|{signature}"
+    if baseline:
+        found = compare_by(
+            {"bleurt": metric}, baseline.hypotheses, pairs.hypotheses, pairs.references
+        )
+        record["comparisons"] |= {name: asdict(it) for name, it in found.items()}
+
+
+def score_by_protocol(pairs: Pairs, protocol: Protocol) -> dict[str, Any]:
     """Scores by another convention."""
     return score(pairs.hypotheses, pairs.references, protocol=protocol).as_dict()
 
@@ -87,7 +122,10 @@ def score_by(pairs: Pairs, protocol: Protocol) -> dict[str, Any]:
 def describe(record: dict[str, Any]) -> str:
     """The record for people, 80 columns wide but for signatures."""
     lines = [f"{record['num_sentences']} sentences"]
-    for name, title in SCORES.items():
+    titles = SCORES | {"bleurt": "BLEURT"}
+    for name, title in titles.items():
+        if name not in record:
+            continue
         line = f"{title:8} {record[name]:6.2f}"
         if name in record["intervals"]:
             low, high = record["intervals"][name]
@@ -96,7 +134,7 @@ def describe(record: dict[str, Any]) -> str:
     if "comparisons" in record:
         lines += ["", f"{'':8} baseline   this   difference   p bootstrap   p randomization"]
         lines += [
-            describe_comparison(SCORES[name], Comparison(**it))
+            describe_comparison(titles[name], Comparison(**it))
             for name, it in record["comparisons"].items()
         ]
     if "protocols" in record:

@@ -14,6 +14,7 @@ from fla.config.deepspeed import read_deepspeed_config
 from fla.config.modes import bf16_parameters, broken_modes
 from fla.config.ranges import out_of_range
 from fla.config.schema import (
+    BeamConfig,
     DataConfig,
     DecodeConfig,
     EncoderConfig,
@@ -43,6 +44,7 @@ def check_stage1(config: Stage1Config, world_size: int | None = None) -> None:
     """
     _raise_all(
         *out_of_range(config),
+        *_broken_beam(config.beam),
         *_broken_data(config.data),
         *_broken_manifests(config.data.manifest_dir, SPLITS),
         *_missing_tokenizer(config.text.tokenizer_dir),
@@ -57,6 +59,7 @@ def check_stage2(config: Stage2Config, world_size: int | None = None) -> None:
     """Check a run of stage 2; arguments and error as of `check_stage1`."""
     _raise_all(
         *out_of_range(config),
+        *_broken_beam(config.beam),
         *_broken_data(config.data),
         *_broken_manifests(config.data.manifest_dir, SPLITS),
         *_missing_tokenizer(config.text.tokenizer_dir),
@@ -72,6 +75,7 @@ def check_decode(config: DecodeConfig) -> None:
     """Check a decoding run; error as of `check_stage1`."""
     _raise_all(
         *out_of_range(config),
+        *_broken_beam(config.beam),
         *_broken_model(config),
         *(
             _broken_manifests(config.manifest_dir, [config.split], key="manifest_dir")
@@ -82,7 +86,19 @@ def check_decode(config: DecodeConfig) -> None:
     )
 
 
+def ensemble_members(config: DecodeConfig) -> list[str]:
+    """The paths that `ensemble` names."""
+    return [path for word in config.ensemble.split(",") if (path := word.strip())]
+
+
 def _broken_model(config: DecodeConfig) -> Iterator[str]:
+    for path in ensemble_members(config):
+        yield from _missing_folder("ensemble", path)
+    if config.ensemble and not config.output_dir:
+        yield (
+            f"ensemble ({config.ensemble}): what several models say belongs to none of their run "
+            "folders. Name a folder of its own as output_dir."
+        )
     if config.checkpoint:
         yield from _missing_folder("checkpoint", config.checkpoint)
         return
@@ -180,6 +196,26 @@ def _broken_source(model: TranslatorConfig) -> Iterator[str]:
         "model.encoder_export", model.encoder_export, command="launchers/stage1.py"
     )
     yield from _wrong_stage(model.encoder_export)
+
+
+def _broken_beam(beam: BeamConfig) -> Iterator[str]:
+    if beam.temperature > 0:
+        if beam.num_beams != 1:
+            yield (
+                f"beam.temperature ({beam.temperature:g}) is for sampling, which has no beams, and "
+                f"beam.num_beams is {beam.num_beams}. Set beam.num_beams=1, or beam.temperature=0."
+            )
+        return
+    if beam.num_hypotheses > beam.num_beams:
+        yield (
+            f"beam.num_hypotheses ({beam.num_hypotheses}) must be at most beam.num_beams "
+            f"({beam.num_beams})."
+        )
+    if beam.top_k or beam.top_p < 1:
+        yield (
+            f"beam.top_k ({beam.top_k}) and beam.top_p ({beam.top_p:g}) are for sampling. Set "
+            "beam.temperature above 0, too."
+        )
 
 
 def _broken_batches(train: TrainConfig, world_size: int) -> Iterator[str]:

@@ -121,6 +121,9 @@ RANGES: dict[type[Any], dict[str, Range]] = {
         "length_penalty": Range(-10, 10),
         "max_new_tokens": POSITIONS,
         "num_hypotheses": COUNT,
+        "temperature": NOT_NEGATIVE,
+        "top_k": NOT_NEGATIVE,
+        "top_p": Range(0, 1, excludes_low=True),
         "batch_size": COUNT,
     },
     DenoisingConfig: {

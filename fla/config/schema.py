@@ -207,7 +207,14 @@ class BeamConfig:
     max_new_tokens: int = 150
     """Longest hypothesis in tokens."""
     num_hypotheses: int = 1
-    """Best hypotheses kept of each sentence, at most num_beams; the best one is scored."""
+    """Best hypotheses kept of each sentence, at most num_beams; the most probable one is scored.
+    When sampling: how many are drawn."""
+    temperature: float = 0.0
+    """Above 0: sampling instead of beam search, by logits divided by this; num_beams must be 1."""
+    top_k: int = 0
+    """Sampling: draw from the most probable tokens only, so many; 0: from all."""
+    top_p: float = 1.0
+    """Sampling: draw from the most probable tokens that have this probability together."""
     batch_size: int = 16
     """Most sentences decoded at once on one rank."""
 
@@ -282,6 +289,9 @@ class DecodeConfig:
     written to the run's exports/ folder."""
     average_last: int = 1
     """Checkpoints whose weights are averaged: this one and those before it."""
+    ensemble: str = ""
+    """Further models, separated by commas: exports, checkpoints or runs. All of them predict each
+    token together, by the mean of their probabilities; needs output_dir."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """float32, in which a clip's translation does not depend on its batch; bfloat16: as trained."""
     split: Literal["train", "dev", "test"] = "test"
@@ -303,7 +313,7 @@ class DecodeConfig:
     shuffle_videos: bool = False
     """Signing-blind control: deal the videos of the split to other sentences of it."""
     seed: int = 1
-    """Seed of shuffle_videos."""
+    """Seed of shuffle_videos and of sampling."""
     beam: BeamConfig = field(default_factory=BeamConfig)
 
 

@@ -12,7 +12,16 @@ from sacrebleu.metrics.chrf import CHRF
 
 from fla.metrics.protocols import ROUGE_BETA, Protocol
 
-__all__ = ["BLEU", "METRICS", "Counted", "RougeL", "build_metrics", "count"]
+__all__ = [
+    "BLEU",
+    "METRICS",
+    "Counted",
+    "RougeL",
+    "SentenceMean",
+    "build_metrics",
+    "count",
+    "count_by",
+]
 
 METRICS = ("bleu4", "rouge_l", "chrf2", "chrf_pp")
 """What is counted, by its name in scores."""
@@ -44,13 +53,20 @@ def count(
         num_resamples: Of the bootstrap that bounds each result; 1: none.
     """
     hypotheses, references = hypotheses or [""], references or [""]
-    counted = {}
-    for name, metric in build_metrics(protocol, names).items():
-        result = metric.corpus_score(hypotheses, [references], n_bootstrap=num_resamples)
-        # As without resampling, which bounds a score and does not change it.
-        metric.n_bootstrap = metric.seed = None
-        counted[name] = Counted(result, str(metric.get_signature()))
-    return counted
+    return {
+        name: count_by(metric, hypotheses, references, num_resamples)
+        for name, metric in build_metrics(protocol, names).items()
+    }
+
+
+def count_by(
+    metric: Any, hypotheses: Sequence[str], references: Sequence[str], num_resamples: int = 1
+) -> Counted:
+    """Count a corpus that is not empty by one metric of sacrebleu's form."""
+    result = metric.corpus_score(hypotheses, [references], n_bootstrap=num_resamples)
+    # As without resampling, which bounds a score and does not change it.
+    metric.n_bootstrap = metric.seed = None
+    return Counted(result, str(metric.get_signature()))
 
 
 def build_metrics(protocol: Protocol, names: Collection[str] = METRICS) -> dict[str, Any]:
@@ -78,21 +94,17 @@ class RougeSignature(Signature):
         self.info["rouge"] = f"mscoco.beta{ROUGE_BETA}.blanks.sentence-mean"
 
 
-class RougeL(Metric):
-    """Mean over sentences of the LCS F-measure, in percent, as MS-COCO's caption metric has it.
+class SentenceMean(Metric):
+    """A metric that is the mean over sentences, in percent, in the form of sacrebleu's own.
 
-    F = (1 + b^2) P R / (R + b^2 P) with b = 1.2; words are what stands between blanks. A sentence's
-    statistics are its F and 1, which add up to those of a corpus.
+    A sentence's statistics are its score and 1, which add up to those of a corpus.
     """
 
-    _SIGNATURE_TYPE = RougeSignature
+    title: str
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        # Here, not at the top: it pulls in nltk, which takes 1.5 seconds.
-        from rouge_score.rouge_scorer import RougeScorer
-
-        self._scorer = RougeScorer(["rougeL"], tokenizer=_WhitespaceTokenizer())
+    def score_pair(self, hypothesis: str, reference: str) -> float:
+        """Score of one sentence, 1 at best."""
+        raise NotImplementedError
 
     def _preprocess_segment(self, sent: str) -> str:
         return sent
@@ -103,18 +115,39 @@ class RougeL(Metric):
     def _compute_segment_statistics(
         self, hypothesis: str, ref_kwargs: dict[str, str]
     ) -> list[float]:
-        found = self._scorer.score(ref_kwargs["reference"], hypothesis)["rougeL"]
-        if found.fmeasure == 0:
-            return [0.0, 1.0]
-        weighted = found.recall + ROUGE_BETA**2 * found.precision
-        return [(1 + ROUGE_BETA**2) * found.precision * found.recall / weighted, 1.0]
+        return [self.score_pair(hypothesis, ref_kwargs["reference"]), 1.0]
 
     def _compute_score_from_stats(self, stats: Sequence[float]) -> Score:
-        return Score("ROUGE-L", 100 * float(stats[0]) / float(stats[1]))
+        return Score(self.title, 100 * float(stats[0]) / float(stats[1]))
 
     def _aggregate_and_compute(self, stats: Sequence[Sequence[float]]) -> Score:
         # A sum of doubles, in the order of the sentences.
         return self._compute_score_from_stats([sum(column) for column in zip(*stats, strict=True)])
+
+
+class RougeL(SentenceMean):
+    """LCS F-measure of a sentence, as MS-COCO's caption metric has it.
+
+    F = (1 + b^2) P R / (R + b^2 P) with b = 1.2; words are what stands between blanks.
+    """
+
+    _SIGNATURE_TYPE = RougeSignature
+    title = "ROUGE-L"
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        # Here, not at the top: it pulls in nltk, which takes 1.5 seconds.
+        from rouge_score.rouge_scorer import RougeScorer
+
+        self._scorer = RougeScorer(["rougeL"], tokenizer=_WhitespaceTokenizer())
+
+    def score_pair(self, hypothesis: str, reference: str) -> float:
+        """F-measure, from 0 to 1."""
+        found = self._scorer.score(reference, hypothesis)["rougeL"]
+        if found.fmeasure == 0:
+            return 0.0
+        weighted = found.recall + ROUGE_BETA**2 * found.precision
+        return float((1 + ROUGE_BETA**2) * found.precision * found.recall / weighted)
 
 
 class _WhitespaceTokenizer:

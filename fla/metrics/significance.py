@@ -95,6 +95,16 @@ def _summarize(
     return summarize(counted, protocol, num_sentences), intervals
 
 
+def score_by(
+    metric: Any, hypotheses: Sequence[str], references: Sequence[str]
+) -> tuple[float, Interval, str]:
+    """Score, 95 % interval and signature by a metric of sacrebleu's form, on texts as they are."""
+    from fla.metrics.counting import count_by
+
+    counted = count_by(metric, hypotheses, references, NUM_RESAMPLES)
+    return float(counted.result.score), _bound(counted.result), counted.signature
+
+
 def _bound(result: Any) -> Interval:
     # sacrebleu's own fields: its public way to them is a printed text of one digit.
     mean, half_width = float(result._mean), float(result._ci)
@@ -113,23 +123,31 @@ def compare_systems(
         protocol: The convention. What reduced BLEU leaves out of either system counts as a
             hypothesis without words here: the sentences must be the same for both.
     """
-    from sacrebleu.significance import PairedTest
-
     from fla.metrics.counting import build_metrics
     from fla.metrics.preparation import prepare
 
     expected = [prepare(reference, protocol) for reference in references]
     # Where nothing is left, as `count` has it.
     kept = [i for i, reference in enumerate(expected) if reference] or [0]
-    systems: list[tuple[str, Sequence[str]]] = [
-        (name, [prepare(hypotheses[i], protocol) for i in kept])
-        for name, hypotheses in (("baseline", baseline), ("other", other))
-    ]
-    expected = [expected[i] for i in kept]
-    metrics = build_metrics(protocol)
+    one, two = (
+        [prepare(hypotheses[i], protocol) for i in kept] for hypotheses in (baseline, other)
+    )
+    return compare_by(build_metrics(protocol), one, two, [expected[i] for i in kept])
+
+
+def compare_by(
+    metrics: Mapping[str, Any],
+    baseline: Sequence[str],
+    other: Sequence[str],
+    references: Sequence[str],
+) -> dict[str, Comparison]:
+    """Test two systems against each other by metrics of sacrebleu's form, on texts as they are."""
+    from sacrebleu.significance import PairedTest
+
+    systems = [("baseline", baseline), ("other", other)]
     tests = []
     for kind, count in (("bs", NUM_RESAMPLES), ("ar", NUM_SHUFFLES)):
-        test = PairedTest(systems, metrics, [expected], test_type=kind, n_samples=count)
+        test = PairedTest(systems, metrics, [references], test_type=kind, n_samples=count)
         _, found = test()
         # By the names that sacrebleu prints, in the order given.
         tests.append([found[key] for key in found if key != "System"])

@@ -10,12 +10,15 @@ Shape letters:
 - S = tokens of a noisy sentence
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from fla.batch import Batch, TextBatch
 from fla.losses import LossSum, translation_loss
 from fla.models.adapters import Adapter
+from fla.models.ensemble import Member
 from fla.models.features import FeatureEncoder
 from fla.models.packing import pad_clips
 from fla.models.translator import Translator, decode, last_layer, predict, restore
@@ -52,7 +55,7 @@ class Stage1Model(nn.Module):
 
     def forward(self, batch: Batch) -> LossSum:
         """Loss of a micro-batch with frames."""
-        embeds_BTE, mask_BT = self._embed(batch)
+        embeds_BTE, mask_BT = self.embed(batch)
         logits = predict(
             self.light_t, batch.labels, inputs_embeds=embeds_BTE, attention_mask=mask_BT
         )
@@ -60,15 +63,8 @@ class Stage1Model(nn.Module):
 
     @torch.no_grad()
     def generate(self, batch: Batch, *, search: Search) -> Found:
-        """Translate a micro-batch with frames, as `fla.models.translator.decode` says."""
-        embeds_BTE, mask_BT = self._embed(batch)
-        return decode(
-            self.light_t,
-            embeds_BTE,
-            mask_BT,
-            search=search,
-            start_id=self.start_id,
-        )
+        """Translate a micro-batch with frames, as `translate` says."""
+        return translate([self], batch, search=search)
 
     def last_layers(self) -> dict[str, list[nn.Parameter]]:
         """Parameters of the last layer of each part (FLa-LLM, figure 2)."""
@@ -78,7 +74,13 @@ class Stage1Model(nn.Module):
             "translator": last_layer(self.light_t),
         }
 
-    def _embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    @property
+    def translator(self) -> Translator:
+        """What predicts tokens."""
+        return self.light_t
+
+    def embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What the translator reads, `(B, T, E)`, and its mask, `(B, T)`."""
         if batch.frames is None:
             raise ValueError("Stage 1 needs frames, but the batch has none.")
         features_RD = self.visual_encoder(batch.frames, batch.frame_lengths)
@@ -115,21 +117,14 @@ class Stage2Model(nn.Module):
 
     def forward(self, batch: Batch) -> LossSum:
         """Loss of a micro-batch with features, or with what the encoder starts from."""
-        embeds_BTE, mask_BT = self._embed(batch)
+        embeds_BTE, mask_BT = self.embed(batch)
         logits = predict(self.llm, batch.labels, inputs_embeds=embeds_BTE, attention_mask=mask_BT)
         return translation_loss(logits, batch.targets, label_smoothing=self.label_smoothing)
 
     @torch.no_grad()
     def generate(self, batch: Batch, *, search: Search) -> Found:
-        """Translate a micro-batch with features, as `fla.models.translator.decode` says."""
-        embeds_BTE, mask_BT = self._embed(batch)
-        return decode(
-            self.llm,
-            embeds_BTE,
-            mask_BT,
-            search=search,
-            start_id=self.start_id,
-        )
+        """Translate a micro-batch with features, as `translate` says."""
+        return translate([self], batch, search=search)
 
     def last_layers(self) -> dict[str, list[nn.Parameter]]:
         """Parameters of the last layer of each part that is trained (FLa-LLM, figure 2)."""
@@ -141,11 +136,39 @@ class Stage2Model(nn.Module):
             return layers
         return {"visual": self.encoder.last_layer()} | layers
 
-    def _embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    @property
+    def translator(self) -> Translator:
+        """What predicts tokens."""
+        return self.llm
+
+    def embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What the translator reads, `(B, T, E)`, and its mask, `(B, T)`."""
         features = batch.features if self.encoder is None else self.encoder(batch)
         if features is None:
             raise ValueError("Stage 2 needs features, but the batch has none.")
         return pad_clips(self.adapter(features), batch.frame_lengths)
+
+
+def translate(
+    models: Sequence[Stage1Model | Stage2Model], batch: Batch, *, search: Search
+) -> Found:
+    """Translate a micro-batch with one model or, as an ensemble, with several.
+
+    Args:
+        models: In evaluation mode; of either stage, with the same tokenizer.
+        batch: With what the models read; those that keep a frozen encoder inside need frames.
+        search: How sentences are searched for.
+
+    Raises:
+        ValueError: As of `fla.models.translator.decode`.
+    """
+    members = []
+    for model in models:
+        embeds_BTE, mask_BT = model.embed(batch)
+        members.append(
+            Member(model=model.translator, inputs_embeds=embeds_BTE, attention_mask=mask_BT)
+        )
+    return decode(members, search=search, start_id=models[0].start_id, sample_ids=batch.sample_ids)
 
 
 class DenoisingModel(nn.Module):

@@ -13,13 +13,17 @@ Shape letters:
 """
 
 import warnings
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel
 
 from fla.batch import IGNORE_INDEX
+from fla.models.drawing import DrawnTokens
+from fla.models.ensemble import MeanOfProbabilities, Member
 from fla.search import Found, Search
 
 # Other modules name the class of transformers only by this alias.
@@ -70,53 +74,80 @@ def restore(
 
 @torch.no_grad()
 def decode(
-    model: Translator,
-    inputs_embeds: Tensor,
-    attention_mask: Tensor,
-    *,
-    search: Search,
-    start_id: int,
+    members: Sequence[Member], *, search: Search, start_id: int, sample_ids: Sequence[str]
 ) -> Found:
-    """Translate by beam search.
+    """Translate by beam search, or by sampling.
 
     Args:
-        model: Any translator, in evaluation mode.
-        inputs_embeds: Adapted features, `(B, T, E)`.
-        attention_mask: 1 on frames and 0 behind a clip's end, `(B, T)`.
+        members: One translator, or several that predict together; in evaluation mode.
         search: How many beams, and how long.
         start_id: Id that every hypothesis starts with: mBART's language, T5's padding.
+        sample_ids: Of the clips; what is drawn for a clip depends on them.
 
     Raises:
-        ValueError: A clip has more frames than the model has positions, or the model is in
-            training mode.
+        ValueError: A clip has more frames than a model has positions, or a model is in training
+            mode.
     """
-    if model.training:
-        raise ValueError("The model is in training mode: dropout would decode too. Call eval().")
-    _check_positions(model, inputs_embeds)
-    found = cast(Any, model).generate(
-        inputs_embeds=inputs_embeds,
-        attention_mask=attention_mask,
+    for member in members:
+        if member.model.training:
+            raise ValueError(
+                "The model is in training mode: dropout would decode too. Call eval()."
+            )
+        _check_positions(member.model, member.inputs_embeds)
+    # What is drawn for one clip are rows of their own to generate().
+    num_drawn = search.num_hypotheses if search.is_sampling else 1
+    first, *others = (_repeat(member, num_drawn) for member in members)
+    processors: list[LogitsProcessor] = []
+    if others:
+        processors.append(MeanOfProbabilities(others, rows_per_clip=search.num_beams))
+    if search.is_sampling:
+        names = [f"{sample_id} {k}" for sample_id in sample_ids for k in range(num_drawn)]
+        processors.append(DrawnTokens(search, names))
+    model = cast(Any, first.model)
+    found = model.generate(
+        inputs_embeds=first.inputs_embeds,
+        attention_mask=first.attention_mask,
         num_beams=search.num_beams,
-        num_return_sequences=search.num_hypotheses,
+        num_return_sequences=search.num_hypotheses // num_drawn,
         length_penalty=search.length_penalty,
         max_new_tokens=search.max_new_tokens,
         # Without it generate() starts with <s> wherever the config has a bos_token_id.
         decoder_start_token_id=start_id,
+        # DrawnTokens draws: generate() would draw other tokens in another batch.
         do_sample=False,
+        logits_processor=processors,
         # Every rank decodes a replica of its own, so no rank waits for another.
         synced_gpus=False,
         return_dict_in_generate=True,
         output_scores=True,
     )
-    num_clips = len(inputs_embeds)
-    ids: Tensor = found.sequences.reshape(num_clips, search.num_hypotheses, -1)
-    log_probs = cast(Any, model).compute_transition_scores(
-        found.sequences, found.scores, found.get("beam_indices"), normalize_logits=True
+    log_probs = model.compute_transition_scores(
+        found.sequences,
+        found.scores,
+        found.get("beam_indices"),
+        # What is left of a row after drawing is one token, which must not become certain.
+        normalize_logits=not search.is_sampling,
     )
     is_token = torch.isfinite(log_probs) & (found.sequences[:, 1:] != model.config.pad_token_id)
     sums = log_probs.masked_fill(~is_token, 0.0).sum(dim=1)
     means = sums / is_token.sum(dim=1).clamp(min=1)
-    return Found(ids=ids, log_probs=means.reshape(num_clips, search.num_hypotheses))
+    shape = (len(sample_ids), search.num_hypotheses)
+    decoded = Found(ids=found.sequences.unflatten(0, shape), log_probs=means.unflatten(0, shape))
+    return _best_first(decoded) if search.is_sampling else decoded
+
+
+def _repeat(member: Member, times: int) -> Member:
+    return replace(
+        member,
+        inputs_embeds=member.inputs_embeds.repeat_interleave(times, 0),
+        attention_mask=member.attention_mask.repeat_interleave(times, 0),
+    )
+
+
+def _best_first(found: Found) -> Found:
+    order = found.log_probs.argsort(dim=1, descending=True, stable=True)
+    ids = found.ids.gather(1, order[:, :, None].expand_as(found.ids))
+    return Found(ids=ids, log_probs=found.log_probs.gather(1, order))
 
 
 def last_layer(model: Translator) -> list[nn.Parameter]:

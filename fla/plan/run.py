@@ -238,7 +238,7 @@ def _plan_beams(shape: LlmShape, config: Stage2Config, sharding: Sharding) -> in
         shape,
         num_clips=config.beam.batch_size,
         max_frames=config.data.max_frames,
-        num_beams=config.beam.num_beams,
+        num_beams=max(config.beam.num_beams, config.beam.num_hypotheses),
         max_new_tokens=config.beam.max_new_tokens,
         weight_bytes=sharding.weight_bytes,
     )

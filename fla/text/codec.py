@@ -131,6 +131,10 @@ class TextCodec:
         # An <unk> between two words leaves both of its spaces.
         return [" ".join(sentence.split()) for sentence in sentences]
 
+    def has_same_tokens(self, other: "TextCodec") -> bool:
+        """Whether every id means the same token in both."""
+        return bool(self._tokenizer.get_vocab() == other._tokenizer.get_vocab())
+
     def save(self, folder: Path) -> None:
         """Write the tokenizer in Hugging Face format into `folder`, which is made."""
         self._tokenizer.save_pretrained(folder)

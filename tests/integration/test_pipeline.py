@@ -208,6 +208,25 @@ def test_a_checkpoint_translates_as_the_export_that_was_made_of_it(stage2, tmp_p
 
 
 @pytest.mark.slow
+def test_both_stages_sample_together_what_they_do_on_one_rank_on_three(stage1, stage2, tmp_path):
+    words = [f"export_dir={stage2.export}", f"ensemble={stage1.folder.export}"]
+    words += ["beam.num_beams=1", "beam.temperature=1.5", "beam.top_p=0.9", "beam.num_hypotheses=3"]
+
+    found = [
+        decode_with(tmp_path / str(num_ranks), *words, num_ranks=num_ranks) for num_ranks in (1, 3)
+    ]
+
+    (one, scores), (three, its_scores) = found
+    assert its_scores == scores
+    assert scores["ensemble"] == [str(stage1.folder.export)]
+    assert scores["beam"]["temperature"] == 1.5
+    for path in (one.decodes_tsv("export", "test"), one.n_best_jsonl("export", "test")):
+        assert (three.decodes / path.name).read_bytes() == path.read_bytes()
+    lines = one.n_best_jsonl("export", "test").read_text().splitlines()
+    assert {len(json.loads(line)["hypotheses"]) for line in lines} == {3}
+
+
+@pytest.mark.slow
 def test_the_last_checkpoints_of_stage_1_are_averaged(stage1, tmp_path):
     newest = list_complete_checkpoints(stage1.folder)[-2:]
 

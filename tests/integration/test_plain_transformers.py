@@ -93,7 +93,7 @@ def keep_outputs(folder: Path, model: Any, translator: Any, batch: Any, frames: 
     from fla.models.translator import predict
     from fla.search import Search
 
-    embeds, mask = model._embed(batch)
+    embeds, mask = model.embed(batch)
     logits = predict(translator, batch.labels, inputs_embeds=embeds, attention_mask=mask)
     found = model.generate(batch, search=Search(num_beams=3, max_new_tokens=8))
     tensors = {

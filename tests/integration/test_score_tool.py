@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.bleurt import write_bleurt
 from tests.helpers.commands import ROOT, environment
 
 HYPOTHESES = ["es regnet im norden", "im süden scheint die sonne", "es ist kalt"]
@@ -84,6 +85,31 @@ def test_a_mistyped_protocol_is_answered_with_the_names(files):
 
     assert done.returncode == 2
     assert "phoenix14t-period" in done.stderr
+
+
+def test_bleurt_is_one_more_score_when_a_checkpoint_is_named(files, tmp_path):
+    checkpoint = tmp_path / "bleurt"
+    checkpoint.mkdir()
+    write_bleurt(checkpoint)
+
+    words = [*files, "--baseline", files[1], "--bleurt-checkpoint", str(checkpoint)]
+    done = run(*words, "--json")
+
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    low, high = found["intervals"]["bleurt"]
+    assert low < high
+    assert found["comparisons"]["bleurt"]["other"] == pytest.approx(found["bleurt"])
+    assert " BLEURT|" in found["signature"]
+    assert "weights:bleurt." in found["signature"]
+
+
+def test_a_bleurt_checkpoint_that_is_missing_is_answered_in_a_sentence(files, tmp_path):
+    done = run(*files, "--bleurt-checkpoint", str(tmp_path / "BLEURT-20"))
+
+    assert done.returncode == 1
+    assert done.stderr.endswith("with config.json, weights and spm.model.\n")
+    assert "Traceback" not in done.stderr
 
 
 def test_neither_torch_nor_transformers_is_imported(files):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -205,6 +206,8 @@ def test_stage2_without_mbart_names_the_tool_that_makes_one(folder):
         (["average_last=2"], "average_last (2) is for checkpoints, and none is named."),
         (["checkpoint=nowhere"], "checkpoint (nowhere): there is no such folder."),
         (["average_last=0"], "average_last (0) must be"),
+        (["ensemble=nowhere,", "output_dir=x"], "ensemble (nowhere): there is no such folder."),
+        (["ensemble=tests"], "belongs to none of their run folders. Name a folder of its own as "),
     ],
 )
 def test_a_broken_choice_of_the_model_to_decode_with_gets_its_sentence(folder, words, sentence):
@@ -212,6 +215,33 @@ def test_a_broken_choice_of_the_model_to_decode_with_gets_its_sentence(folder, w
         check_decode(decode(folder, *words))
 
     assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["beam.num_hypotheses=6"],
+         "beam.num_hypotheses (6) must be at most beam.num_beams (5)."),
+        (["beam.temperature=0.5"],
+         "beam.temperature (0.5) is for sampling, which has no beams, and beam.num_beams is 5."),
+        (["beam.top_k=3"],
+         "beam.top_k (3) and beam.top_p (1) are for sampling. Set beam.temperature above 0, too."),
+        (["beam.top_p=0"], "beam.top_p (0.0) must be above 0 and at most 1."),
+    ],
+)  # fmt: skip
+def test_a_search_that_cannot_be_gets_its_sentence(folder, words, sentence):
+    for check, config in (
+        (check_decode, decode(folder, *words)),
+        (partial(check_stage2, world_size=1), stage2(folder, *words)),
+    ):
+        with pytest.raises(ConfigError) as error:
+            check(config)
+
+        assert sentence in str(error.value)
+
+
+def test_a_sampling_search_may_draw_more_than_it_has_beams(folder):
+    check_decode(decode(folder, "beam.temperature=1", "beam.num_beams=1", "beam.num_hypotheses=9"))
 
 
 def test_decoding_needs_the_manifest_of_its_split_only(folder):

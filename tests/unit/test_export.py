@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from fla.batch import Batch, pad_labels
 from fla.build import build_encoder, build_stage1, build_stage2
 from fla.description import Corpus, Description, EncoderShape, Preprocessing, read_description
-from fla.errors import CheckpointError
+from fla.ensemble import load_ensemble
+from fla.errors import CheckpointError, ConfigError
 from fla.export import load_encoder, load_translator, stored_tensors, write_export
 from fla.models.features import FrozenEncoder
 from fla.models.light_t import build_small_mbart
-from fla.models.stages import Stage1Model, Stage2Model
+from fla.models.stages import Stage1Model, Stage2Model, translate
 from fla.search import Search
 from fla.text.codec import TextCodec, train_codec
 from fla.weights import SAFETENSORS, layouts_of
@@ -188,7 +189,7 @@ def test_the_encoder_of_stage_1_comes_out_alone_and_whole(stage1, stage1_folder)
 
 def test_light_t_gives_its_encoder_and_adapter_to_stage_2(stage1, stage1_folder, batch):
     encoder, shape = load_encoder(stage1_folder, input_features="light_t")
-    embeds, mask = stage1._embed(batch)
+    embeds, mask = stage1.embed(batch)
     expected = stage1.light_t.model.encoder(inputs_embeds=embeds, attention_mask=mask)
 
     hidden = encoder.eval()(batch)
@@ -336,3 +337,48 @@ def test_weights_of_another_shape_are_refused(stage1_folder, load):
 
     with pytest.raises(CheckpointError, match="has the shape 24x512x3, the model's has 32x512x3"):
         load(stage1_folder)
+
+
+def test_exports_of_both_stages_translate_together(codec, batch, stage1_folder, tmp_path):
+    write(tmp_path / "tuned", *build_tuned(codec), codec)
+    folders = [stage1_folder, tmp_path / "tuned"]
+
+    first, ensemble = load_ensemble(folders, device="cpu", dtype=torch.float32)
+
+    assert first.description.stage == 1
+    models = [load_translator(folder, device="cpu").model for folder in folders]
+    assert (
+        ensemble.generate(batch, search=SEARCH).ids.tolist()
+        == translate(models, batch, search=SEARCH).ids.tolist()
+    )
+
+
+def with_other_preprocessing(codec: TextCodec) -> tuple[Description, TextCodec]:
+    preprocessing = replace(STAGE1.preprocessing, frame_stride=2)
+    return replace(STAGE1, preprocessing=preprocessing), codec
+
+
+def with_other_tokenizer(codec: TextCodec) -> tuple[Description, TextCodec]:
+    return STAGE1, train_codec(["another cat was there"], max_pieces=110, language="en_XX")
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (with_other_preprocessing, "preprocessing of videos"),
+        (with_other_tokenizer, "tokenizer"),
+    ],
+)
+def test_exports_that_cannot_translate_together_are_refused(
+    change, what, codec, stage1_folder, tmp_path
+):
+    description, its_codec = change(codec)
+    write(tmp_path / "other", build_stage1(description, its_codec), description, its_codec)
+
+    with pytest.raises(ConfigError) as error:
+        load_ensemble([stage1_folder, tmp_path / "other"], device="cpu", dtype=torch.float32)
+
+    assert str(error.value) == (
+        f"ensemble ({tmp_path / 'other'}): its {what} differs from that of {stage1_folder}, and "
+        "models that translate together need the same. Leave one of them out."
+    )

@@ -161,9 +161,8 @@ def read_tokenizer(folder: Path) -> Any:
 
 
 def logits_of(model: Stage1Model | Stage2Model, batch: Batch) -> Tensor:
-    embeds, mask = model._embed(batch)
-    translator = model.light_t if isinstance(model, Stage1Model) else model.llm
-    return predict(translator, batch.labels, inputs_embeds=embeds, attention_mask=mask)
+    embeds, mask = model.embed(batch)
+    return predict(model.translator, batch.labels, inputs_embeds=embeds, attention_mask=mask)
 
 
 @torch.no_grad()

@@ -21,12 +21,12 @@ from fla.models.llm import (
 from fla.models.loading import tied_parameters
 from fla.models.translator import (
     Translator,
-    decode,
     enable_gradient_checkpointing,
     predict,
 )
 from fla.search import Search
 from fla.weights import layouts_of, write_tensors
+from tests.helpers.decoding import decode_alone
 
 VOCAB_SIZE, LANGUAGE_ID = 40, 38
 BART_TOKENS = {"pad_id": 1, "eos_id": 2, "start_id": LANGUAGE_ID}
@@ -114,7 +114,7 @@ def labels_of(model_type: str) -> Tensor:
 
 def beam_search(model: Translator, inputs: Tensor, mask: Tensor, *, start_id: int) -> Tensor:
     search = Search(num_beams=3, max_new_tokens=8)
-    return decode(model, inputs, mask, search=search, start_id=start_id).ids[:, 0]
+    return decode_alone(model, inputs, mask, search=search, start_id=start_id).ids[:, 0]
 
 
 def expect_equal(model: Translator, expected: Translator) -> None:

@@ -9,11 +9,11 @@ from transformers import MBartForConditionalGeneration, MBartTokenizer
 
 from fla.models.light_t import build_small_mbart
 from fla.models.llm import load_llm, read_llm, save_llm
-from fla.models.translator import decode
 from fla.search import Search
 from fla.text.codec import TextCodec, read_codec, train_codec
 from fla.text.coverage import encode_pieces
 from fla.trim import trim_mbart
+from tests.helpers.decoding import decode_alone
 
 CORPUS = ["Fish and 1 dog ...", "AB 12 h2o find it", "fi re 1/2 off"] * 20
 # Each with what NFKC makes of it.
@@ -118,7 +118,7 @@ def first_of_decode(folder: Path, language: str) -> tuple[int, int]:
         vocab_size=codec.vocab_size,
     )
     mbart = load_llm(folder, description)
-    found = decode(
+    found = decode_alone(
         mbart,
         torch.randn(1, 4, 16),
         torch.ones(1, 4, dtype=torch.int64),

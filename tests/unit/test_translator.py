@@ -8,8 +8,9 @@ from fla.models.light_t import (
     build_small_mbart,
     start_from_frequencies,
 )
-from fla.models.translator import Translator, decode, predict, restore
+from fla.models.translator import Translator, predict, restore
 from fla.search import Search
+from tests.helpers.decoding import decode_alone, mean_log_probs
 
 START_ID, EOS_ID, PAD_ID, VOCAB_SIZE = 38, 2, 1, 40
 
@@ -53,7 +54,7 @@ def embeds(*shape: int) -> tuple[Tensor, Tensor]:
 
 def beam_search(model: Translator, inputs: Tensor, mask: Tensor) -> Tensor:
     search = Search(num_beams=3, max_new_tokens=12)
-    return decode(model, inputs, mask, search=search, start_id=START_ID).ids[:, 0]
+    return decode_alone(model, inputs, mask, search=search, start_id=START_ID).ids[:, 0]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,7 @@ def test_the_language_of_a_hypothesis_is_the_callers(mbart: Translator):
     inputs, mask = embeds(2, 6, 16)
 
     search = Search(num_beams=2, max_new_tokens=4)
-    ids = decode(mbart, inputs, mask, search=search, start_id=START_ID - 1).ids
+    ids = decode_alone(mbart, inputs, mask, search=search, start_id=START_ID - 1).ids
 
     assert ids[:, 0, 0].tolist() == [START_ID - 1] * 2
 
@@ -180,7 +181,7 @@ def test_a_wider_beam_finds_hypotheses_that_are_at_least_as_probable(mbart: Tran
 
     def mean_log_probability(num_beams: int) -> float:
         search = Search(num_beams=num_beams, length_penalty=0.0, max_new_tokens=6)
-        ids = decode(mbart, inputs, mask, search=search, start_id=START_ID).ids[:, 0]
+        ids = decode_alone(mbart, inputs, mask, search=search, start_id=START_ID).ids[:, 0]
         logits = mbart(inputs_embeds=inputs, decoder_input_ids=ids[:, :-1]).logits
         spoken = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
         return float((spoken * (ids[:, 1:] != PAD_ID)).sum(1).mean())
@@ -196,18 +197,11 @@ def test_a_hypothesis_comes_with_the_mean_log_probability_of_its_tokens(
     inputs, mask = embeds(4, 6, 16)
     search = Search(num_beams=num_beams, num_hypotheses=num_beams, max_new_tokens=6)
 
-    found = decode(mbart, inputs, mask, search=search, start_id=START_ID)
+    found = decode_alone(mbart, inputs, mask, search=search, start_id=START_ID)
 
     assert found.ids.shape[:2] == found.log_probs.shape == (4, num_beams)
     for place in range(num_beams):
-        ids = found.ids[:, place]
-        with torch.no_grad():
-            logits = mbart(inputs_embeds=inputs, decoder_input_ids=ids[:, :-1]).logits
-        spoken = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
-        # The language model is forced to end a sentence of full length.
-        spoken[:, 5:] = 0.0
-        is_token = ids[:, 1:] != PAD_ID
-        mean = (spoken * is_token).sum(1) / is_token.sum(1)
+        mean = mean_log_probs(mbart, inputs, found.ids[:, place], max_new_tokens=6)
         torch.testing.assert_close(found.log_probs[:, place], mean)
     assert (found.log_probs.diff(dim=1) <= 0).all()
 
