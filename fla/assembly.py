@@ -1,5 +1,6 @@
 """What both stages assemble alike: splits, loaders, schedule, and the way through training."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,11 +21,13 @@ from fla.loaders import Loaders, open_loaders
 from fla.metrics.protocols import find_protocol
 from fla.run import Run, check_continuation
 from fla.run_folder import checkpoint_tag
-from fla.runtime import Runtime
+from fla.runtime import Runtime, computes_bfloat16
 from fla.shard_encoder import Encoder
 from fla.split import Split, read_split
 from fla.text.codec import TextCodec, read_codec
 from fla.train import Schedule, plan_schedule, train
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,7 @@ def open_parts(
         max_grad_norm=config.optim.max_grad_norm,
         has_gpu=runtime.device != "cpu",
     )
+    _warn_of_precision(config, deepspeed_config, runtime)
     codec = read_codec(Path(config.text.tokenizer_dir), language=config.text.language)
     train_split, dev_split = (
         read_stage_split(name, config, codec, runtime) for name in ("train", "dev")
@@ -85,6 +89,20 @@ def open_parts(
                 keep_checkpoints=config.train.keep_checkpoints,
             ),
             deepspeed_config=deepspeed_config,
+        )
+
+
+def _warn_of_precision(
+    config: Stage1Config | Stage2Config, deepspeed_config: Mapping[str, Any], runtime: Runtime
+) -> None:
+    has_bf16 = any(
+        deepspeed_config.get(name, {}).get("enabled") for name in ("bf16", "torch_autocast")
+    )
+    if has_bf16 and runtime.is_main and not computes_bfloat16(runtime.device):
+        log.warning(
+            "This CPU has no instructions for bfloat16, and %s wants it: steps take many times as "
+            "long as with ds_configs/zero1_fp32.json or ds_configs/zero3_fp32.json.",
+            config.deepspeed,
         )
 
 

@@ -53,6 +53,20 @@ def find_device(local_rank: int = 0) -> Device:
     return Device(name="cpu", dali_device_id=None, decode_device="cpu")
 
 
+def computes_bfloat16(device: str) -> bool:
+    """Whether a device computes in bfloat16 by itself, and not many times slower than in float32.
+
+    Most CPUs of laptops, and AMD's before Zen 4, do not: they lack AVX-512.
+    """
+    if torch.device(device).type != "cpu":
+        return True
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):
+        # PyTorch without oneDNN, as for macOS.
+        return False
+
+
 def start_runtime() -> Runtime:
     """Read ranks from the environment, join the process group, set up logging.
 

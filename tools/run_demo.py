@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from fla.data.manifest import read_manifest
+from fla.runtime import computes_bfloat16
 
 DATA = Path("data/demo")
 MANIFESTS = DATA / "manifests"
@@ -42,6 +43,12 @@ def deepspeed(*words: str) -> list[str]:
     return [str(launcher), *ranks, *words]
 
 
+def train(script: str, sharding: str) -> list[str]:
+    """A command that trains: in float32 where the CPU would only imitate bfloat16, slowly."""
+    words = [] if computes_bfloat16("cpu") else [f"deepspeed=ds_configs/{sharding}_fp32.json"]
+    return deepspeed(script, *words)
+
+
 def run(title: str, command: list[str]) -> None:
     """Run one step; end the demo with its exit code where it fails."""
     shown = " ".join([Path(command[0]).name, *command[1:]])
@@ -58,9 +65,9 @@ def train_and_score() -> None:
     if not (MANIFESTS / "report.json").is_file():
         run("Draw and film the corpus", python("tools/make_demo_corpus.py", str(DATA)))
         run("Import it", python("tools/import_how2sign.py", str(DATA), str(MANIFESTS)))
-    run("Pretrain a small mBART on text", deepspeed("tools/pretrain_mbart.py"))
-    for stage in ("stage1", "stage2"):
-        run(f"Train {stage}", deepspeed(f"launchers/{stage}.py"))
+    run("Pretrain a small mBART on text", train("tools/pretrain_mbart.py", "zero1"))
+    for stage, sharding in (("stage1", "zero1"), ("stage2", "zero3")):
+        run(f"Train {stage}", train(f"launchers/{stage}.py", sharding))
         decode = deepspeed("launchers/decode.py", f"export_dir={RUNS / stage / 'export'}")
         run(f"Translate and score the test split with {stage}", decode)
 

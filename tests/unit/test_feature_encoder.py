@@ -65,6 +65,19 @@ def test_a_frozen_encoder_puts_features_in_the_place_of_frames(encoder: VisualEn
     torch.testing.assert_close(batch.features.float(), expected, rtol=0.1, atol=0.05)
 
 
+def test_where_bfloat16_is_imitated_the_same_values_are_computed_with_in_float32(
+    encoder: VisualEncoder, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("fla.models.features.computes_bfloat16", lambda device: False)
+    frozen, batch = freeze(encoder), batch_of(2, 3, frames=torch.randn(5, 3, 32, 32))
+
+    features = frozen(batch).features
+
+    assert {parameter.dtype for parameter in frozen.parameters()} == {torch.bfloat16}
+    precise = encoder.float()(batch.frames.bfloat16().float(), batch.frame_lengths)
+    assert torch.equal(features, precise.bfloat16())
+
+
 def test_passes_of_fewer_frames_give_the_same_features(encoder: VisualEncoder):
     batch = batch_of(2, 5, frames=torch.randn(7, 3, 32, 32))
     at_once = freeze(encoder)(batch).features

@@ -1,6 +1,7 @@
 """The code that travels with an export, beside the toolkit's own models."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,20 @@ def test_stage_1_under_autocast_is_bit_for_bit_what_trained(stage1, stage1_folde
 
     with torch.autocast("cpu", torch.bfloat16):
         expect_equal(plain, stage1, batch_of(mbart_codec))
+
+
+@pytest.mark.parametrize("is_imitated", [False, True])
+def test_both_encode_in_the_same_way_where_bfloat16_is_imitated(
+    is_imitated, mbart_codec, tmp_path, monkeypatch
+):
+    module = sys.modules[FlaLlmForTranslation.__module__]
+    monkeypatch.setattr("fla.models.features.computes_bfloat16", lambda device: not is_imitated)
+    monkeypatch.setattr(module, "_computes_bfloat16", lambda: not is_imitated)
+    model, description = build_tuned(mbart_codec, LLMS["mbart"], SHAPES["sign_wise"])
+    model.to(torch.bfloat16)
+    folder = write(tmp_path / "export", model, description, mbart_codec)
+
+    expect_equal(load_whole(folder), model, batch_of(mbart_codec))
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
