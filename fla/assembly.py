@@ -87,6 +87,7 @@ def open_parts(
                 log_every_steps=config.train.log_every_steps,
                 evaluate_every_steps=config.train.evaluate_every_steps,
                 keep_checkpoints=config.train.keep_checkpoints,
+                save_every_minutes=config.train.save_every_minutes,
             ),
             deepspeed_config=deepspeed_config,
         )
@@ -178,6 +179,7 @@ def train_stage(
         schedule=parts.schedule,
         state=run.state,
         seed=config.seed,
+        signals=run.signals,
         skipped=parts.loaders.skipped,
         watched=last_layers,
     )

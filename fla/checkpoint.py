@@ -1,28 +1,38 @@
 """Checkpoints of a run: what training needs to go on as if it had never stopped."""
 
-import json
 import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from torch import distributed
 
+from fla.checkpoint_files import check_files, digest_files, read_state, write_state
 from fla.engine import Engine, convert_to_universal
 from fla.errors import CheckpointError
 from fla.run_folder import (
     RunFolder,
     check_complete,
     clear_checkpoint,
+    list_complete_checkpoints,
     mark_complete,
-    newest_complete_checkpoint,
-    write_json,
 )
 from fla.runtime import Runtime, ask_main
 
 log = logging.getLogger(__name__)
+
+
+class WindowSums(NamedTuple):
+    """What a rank has counted since the last row of training metrics."""
+
+    nats: float = 0.0
+    """Of its share."""
+    num_tokens: int = 0
+    """Target tokens of all ranks."""
+    num_skipped_tokens: int = 0
+    """Of its clips that did not decode."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +45,12 @@ class TrainState:
     """Highest dev BLEU-4 so far, 0 to 100."""
     best_step: int | None = None
     """Step of that score."""
+    evaluated_step: int = 0
+    """Step of the last evaluation: a checkpoint is saved before its own."""
+    windows: tuple[WindowSums, ...] = ()
+    """By rank, so that the next row of metrics is that of a run that never stopped."""
+    run_id: str = ""
+    """Of the run folder that it belongs to."""
     manifests: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 of the manifests that the steps went through, by their name, such as train.tsv."""
     skipped: Mapping[str, str] = field(default_factory=dict)
@@ -55,11 +71,25 @@ def save_checkpoint(
     distributed.barrier()
     engine.save(folder)
     distributed.barrier()
+    files = digest_files(folder, runtime)
     if runtime.is_main:
-        write_json(folder / "state.json", {"world_size": runtime.world_size, **asdict(state)})
+        write_state(folder, {"world_size": runtime.world_size, **_as_json(state)}, files)
         mark_complete(folder)
     distributed.barrier()
     return folder
+
+
+def update_checkpoint(run_folder: RunFolder, state: TrainState, *, runtime: Runtime) -> None:
+    """Note in this step's checkpoint what its evaluation gave; every rank calls it."""
+    if runtime.is_main:
+        folder = run_folder.checkpoint(state.step)
+        saved, files = read_state(folder)
+        write_state(folder, saved | _as_json(state), files)
+    distributed.barrier()
+
+
+def _as_json(state: TrainState) -> dict[str, object]:
+    return asdict(state) | {"windows": [list(window) for window in state.windows]}
 
 
 def load_checkpoint(
@@ -77,7 +107,7 @@ def load_checkpoint(
         CheckpointError: Files are missing or damaged, or another number of ranks wrote them with
             an optimizer whose state cannot be converted.
     """
-    saved_world_size = int(_read_state(folder)["world_size"])
+    saved_world_size = int(read_state(folder)[0]["world_size"])
     if saved_world_size == runtime.world_size:
         engine.load(folder)
         return
@@ -100,8 +130,8 @@ def _convert(folder: Path, converted: Path) -> None:
     convert_to_universal(folder, converted)
 
 
-def choose_checkpoint(run_folder: RunFolder, resume: str) -> Path | None:
-    """The checkpoint that `resume` means: auto, none or a path.
+def find_checkpoint(run_folder: RunFolder, resume: str) -> Path | None:
+    """The checkpoint that `resume` means, auto, none or a path, before its files are looked at.
 
     Raises:
         CheckpointError: The path is no complete checkpoint.
@@ -109,9 +139,55 @@ def choose_checkpoint(run_folder: RunFolder, resume: str) -> Path | None:
     if resume == "none":
         return None
     if resume == "auto":
-        return newest_complete_checkpoint(run_folder)
+        return next(reversed(list_complete_checkpoints(run_folder)), None)
     check_complete(Path(resume))
     return Path(resume)
+
+
+def choose_checkpoint(run_folder: RunFolder, resume: str, *, runtime: Runtime) -> Path | None:
+    """The checkpoint to go on from, whole by its checksums; every rank calls it.
+
+    `auto` goes back to the checkpoint before one that is damaged or of another run, and says so.
+
+    Raises:
+        CheckpointError: The checkpoint that was named, or every one of the run, cannot be used.
+    """
+    return ask_main(runtime, lambda: _choose(run_folder, resume))
+
+
+def _choose(run_folder: RunFolder, resume: str) -> Path | None:
+    if resume != "auto":
+        named = find_checkpoint(run_folder, resume)
+        if named is not None:
+            _check(named, "Resume from another checkpoint, or start again with resume=none.")
+        return named
+    complete = list_complete_checkpoints(run_folder)
+    for folder in reversed(complete):
+        try:
+            _check(folder, "It is left out.", run_id=read_run_id(run_folder))
+        except CheckpointError as error:
+            log.warning("%s", error)
+            continue
+        return folder
+    if complete:
+        raise CheckpointError(
+            f"{run_folder.checkpoints}: none of its {len(complete)} checkpoints can be used; the "
+            "log says why. Put one back from a copy, or start again with resume=none."
+        )
+    return None
+
+
+def _check(folder: Path, advice: str, *, run_id: str = "") -> None:
+    check_files(folder, advice=advice)
+    saved, _ = read_state(folder)
+    if run_id and saved["run_id"] != run_id:
+        raise CheckpointError(f"{folder}: the checkpoint is of another run. {advice}")
+
+
+def read_run_id(run_folder: RunFolder) -> str:
+    """What the checkpoints of a run are known by; empty where there is none yet."""
+    path = run_folder.run_id_txt
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
 
 
 def read_train_state(folder: Path, *, manifests: Mapping[str, str]) -> TrainState:
@@ -125,8 +201,9 @@ def read_train_state(folder: Path, *, manifests: Mapping[str, str]) -> TrainStat
         CheckpointError: A manifest has changed since: the rest of the epoch would not be what the
             first part left.
     """
-    content = _read_state(folder)
+    content, _ = read_state(folder)
     content.pop("world_size")
+    content["windows"] = tuple(WindowSums(*window) for window in content["windows"])
     state = TrainState(**content)
     changed = [name for name in manifests if manifests[name] != state.manifests.get(name)]
     if changed:
@@ -136,8 +213,3 @@ def read_train_state(folder: Path, *, manifests: Mapping[str, str]) -> TrainStat
             "Put the former file back, or start again with resume=none."
         )
     return state
-
-
-def _read_state(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    return content

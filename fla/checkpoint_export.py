@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fla.checkpoint_files import check_files
 from fla.checkpoint_weights import CheckpointWeights, open_checkpoint
 from fla.description import Description, read_description, write_description
 from fla.errors import CheckpointError
@@ -107,6 +108,8 @@ def export_checkpoints(checkpoints: Sequence[Path]) -> Path:
     codec = read_codec(run.model, language=description.language)
     frozen = open_tensors(run.model / _FROZEN)
     rest = {name: frozen.tensor(name) for name in frozen.names}
+    for checkpoint in checkpoints:
+        check_files(checkpoint, advice="Take another checkpoint.")
     opened = [open_checkpoint(checkpoint) for checkpoint in checkpoints]
     with torch.device("meta"):
         model = build_translator(description, codec)

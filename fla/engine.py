@@ -117,22 +117,30 @@ class Engine:
     def average_batch_norm(self) -> None:
         """Make BatchNorm's running statistics the mean over ranks; every rank calls it.
 
-        DeepSpeed never exchanges buffers, and would save those of rank 0.
+        DeepSpeed never exchanges buffers.
         """
-        running = [
-            buffer
+        means = self._mean_statistics()
+        for name, buffer in self._own_statistics().items():
+            buffer.copy_(means[name])
+
+    def _own_statistics(self) -> dict[str, Tensor]:
+        """BatchNorm's running statistics of this rank, by name."""
+        return {
+            name: buffer.detach()
             for name, buffer in self.module.named_buffers()
             if name.endswith(("running_mean", "running_var"))
-        ]
-        if not running or self._runtime.world_size == 1:
-            return
-        flat = torch.cat([buffer.flatten() for buffer in running])
+        }
+
+    def _mean_statistics(self) -> dict[str, Tensor]:
+        """Their means over ranks; every rank calls it."""
+        own = self._own_statistics()
+        if not own or self._runtime.world_size == 1:
+            return own
+        flat = torch.cat([buffer.flatten() for buffer in own.values()])
         distributed.all_reduce(flat)
         flat /= self._runtime.world_size
-        for buffer, mean in zip(
-            running, torch.split(flat, [b.numel() for b in running]), strict=True
-        ):
-            buffer.copy_(mean.view_as(buffer))
+        parts = torch.split(flat, [buffer.numel() for buffer in own.values()])
+        return {name: part.view_as(own[name]) for name, part in zip(own, parts, strict=True)}
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of a forward pass outside the engine, equal to the one inside."""
@@ -174,9 +182,12 @@ class Engine:
         }
 
     def buffers(self) -> dict[str, Tensor]:
-        """The model's buffers, equal on all ranks; every rank calls it."""
-        self.average_batch_norm()
-        return {name: buffer.detach() for name, buffer in self.module.named_buffers()}
+        """The model's buffers, equal on all ranks; every rank calls it.
+
+        Statistics are means over ranks; those of this rank stay as they are.
+        """
+        buffers = {name: buffer.detach() for name, buffer in self.module.named_buffers()}
+        return buffers | self._mean_statistics()
 
     def _replicate(self, skeleton: nn.Module) -> nn.Module:
         types = {name: parameter.dtype for name, parameter in skeleton.named_parameters()}
@@ -199,8 +210,15 @@ class Engine:
             raise _not_written(folder, error) from error
         if self._runtime.is_main:
             write_tensors(folder / BUFFERS, layouts_of(buffers), buffers.items())
+        # Means are rounded: with them training would go on a little differently.
+        own = self._own_statistics()
+        if own and self._runtime.world_size > 1:
+            write_tensors(self._statistics_of(folder), layouts_of(own), own.items())
         if self._average is not None:
             self._average.save(folder, rank=self._runtime.rank)
+
+    def _statistics_of(self, folder: Path) -> Path:
+        return folder / f"statistics_rank_{self._runtime.rank:05d}.safetensors"
 
     def check_convertible(self, folder: Path) -> None:
         """Refuse another number of ranks where the optimizer's state cannot follow.
@@ -246,9 +264,11 @@ class Engine:
             if torch.is_tensor(state.get("step")):
                 state["step"] = state["step"].clone()
         # Universal checkpoints have none, and DeepSpeed leaves the model's own without a word.
-        saved = open_tensors(folder / BUFFERS)
+        saved = [open_tensors(folder / BUFFERS)]
+        if universal is None and self._statistics_of(folder).is_file():
+            saved.insert(0, open_tensors(self._statistics_of(folder)))
         for name, buffer in self.module.named_buffers():
-            buffer.copy_(saved.tensor(name))
+            buffer.copy_(next(file for file in saved if name in file).tensor(name))
         if self._average is not None:
             self._average.load(folder, rank=self._runtime.rank, world_size=self._runtime.world_size)
 

@@ -21,6 +21,13 @@ class CheckpointError(FlaError):
     """A checkpoint or an export that cannot be used."""
 
 
+class RunStopped(FlaError):
+    """A run that a signal has stopped, and that the same command continues."""
+
+    exit_code = 75
+    """EX_TEMPFAIL of sysexits.h: try again."""
+
+
 def first_line(error: Exception) -> str:
     """What a library says of an error, short enough to be quoted in a sentence."""
     lines = str(error).strip().splitlines()

@@ -41,12 +41,15 @@ class OpenRun:
     run_id: str
     parent_id: str = ""
     """Of its pipeline; empty: none."""
+    status_before: str = ""
+    """Before it was opened; empty: there was none."""
 
 
 def open_training_run(
     client: "MlflowClient", description: RunDescription, *, run_json: Path
 ) -> OpenRun:
     """Find or make experiment, parent and run, and write down which run it is."""
+    status_before = _read_status(client, run_json)
     experiment_id = _find_or_make_experiment(client, description)
     parent_id = ""
     if description.pipeline:
@@ -62,7 +65,7 @@ def open_training_run(
         },
     )
     _write_params_and_tags(client, description, run_id)
-    return OpenRun(run_id=run_id, parent_id=parent_id)
+    return OpenRun(run_id=run_id, parent_id=parent_id, status_before=status_before)
 
 
 def open_ended_run(client: "MlflowClient", *, run_json: Path) -> OpenRun:
@@ -75,6 +78,20 @@ def open_ended_run(client: "MlflowClient", *, run_json: Path) -> OpenRun:
     if client.get_run(run_id).info.lifecycle_stage != "active":
         raise ConfigError(f"{run_json}: MLflow's run {run_id} was deleted. Restore it there.")
     return OpenRun(run_id=run_id)
+
+
+def _read_status(client: "MlflowClient", run_json: Path) -> str:
+    from mlflow.exceptions import MlflowException
+
+    if not run_json.exists():
+        return ""
+    run_id = json.loads(run_json.read_text(encoding="utf-8"))["run_id"]
+    try:
+        return str(client.get_run(run_id).info.status)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return ""
 
 
 def _find_or_make_experiment(client: "MlflowClient", description: RunDescription) -> str:

@@ -55,6 +55,11 @@ class MlflowRun:
         self._run = self._open_run(self._client)
         self.is_open = True
 
+    @property
+    def status_before(self) -> str:
+        """What the run had ended as before it was opened; empty: there was none."""
+        return self._run.status_before
+
     def log_points(self, points: list[Point]) -> None:
         """Send points; MLflow would store an infinite one as 1.8e308 and ruin the chart."""
         from mlflow.entities import Metric

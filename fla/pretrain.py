@@ -102,6 +102,7 @@ def _train_and_export(config: PretrainConfig, runtime: Runtime) -> None:
             schedule=schedule,
             state=run.state,
             seed=config.seed,
+            signals=run.signals,
         )
         with engine.whole_model() as whole:
             if runtime.is_main:

@@ -1,9 +1,10 @@
 """A training run from the outside: its folder, where it goes on from, its records, its end."""
 
 import logging
+import secrets
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,14 @@ from typing import Any
 import torch
 from torch import distributed
 
-from fla.checkpoint import TrainState, choose_checkpoint, read_train_state
+from fla.checkpoint import (
+    TrainState,
+    choose_checkpoint,
+    find_checkpoint,
+    read_train_state,
+)
 from fla.config.load import flatten, load_config, save_config
-from fla.errors import ConfigError
+from fla.errors import ConfigError, FlaError
 from fla.journal import truncate_journal
 from fla.provenance import write_provenance
 from fla.run_folder import (
@@ -26,11 +32,14 @@ from fla.run_folder import (
 )
 from fla.run_tags import build_tags
 from fla.runtime import Runtime
+from fla.signals import SignalWatch
 from fla.tracking import NullTracker, Tracker, open_tracker
 
 log = logging.getLogger(__name__)
 
 DONE = "DONE"
+# With the patience of signals less than the 30 s after which DeepSpeed's launcher kills.
+_LAST_ACT_S = 5.0
 # What may differ between a run and its continuation: where, how long, how fast, how recorded.
 FREE_ON_RESUME = (
     "run_dir",
@@ -38,6 +47,7 @@ FREE_ON_RESUME = (
     "train.max_steps",
     "train.log_every_steps",
     "train.evaluate_every_steps",
+    "train.save_every_minutes",
     "train.keep_checkpoints",
     "data.num_threads",
     "data.prefetch_batches",
@@ -63,6 +73,8 @@ class Run:
     checkpoint: Path | None
     """Where its weights go on from; None: a fresh start."""
     state: TrainState
+    signals: SignalWatch
+    """Tell training to stop."""
 
 
 def is_finished(config: Any) -> bool:
@@ -82,7 +94,7 @@ def is_finished(config: Any) -> bool:
 def check_continuation(config: Any) -> None:
     """Refuse before hours of work what `open_run` would refuse after them; errors are its own."""
     folder = RunFolder(Path(config.run_dir))
-    if choose_checkpoint(folder, config.resume) is not None:
+    if find_checkpoint(folder, config.resume) is not None:
         _refuse_changes(config, folder)
 
 
@@ -111,27 +123,48 @@ def open_run(
         CheckpointError: There is nothing to resume from where `resume` points.
     """
     folder = open_run_folder(Path(config.run_dir))
-    checkpoint = choose_checkpoint(folder, config.resume)
+    checkpoint = choose_checkpoint(folder, config.resume, runtime=runtime)
     by_name = {Path(path).name: sha256 for path, sha256 in manifests.items()}
-    state = TrainState(manifests=by_name)
+    state = TrainState(manifests=by_name, run_id=secrets.token_hex(8))
     if checkpoint is not None:
         _refuse_changes(config, folder)
         state = read_train_state(checkpoint, manifests=by_name)
     # No rank may write before every rank has looked.
     distributed.barrier()
-    start_rank_log(folder, runtime.rank)
+    rank_log = start_rank_log(folder, runtime.rank)
     if runtime.is_main:
         _write_records(config, folder, runtime, deepspeed_config, manifests, state)
     distributed.barrier()
     if checkpoint is not None:
         log.info("Going on from %s.", checkpoint)
-    with _open_tracker(config, stage, experiment, folder, runtime) as tracker:
+    with ExitStack() as stack:
+        tracker = _open_tracker(config, stage, experiment, folder, runtime)
+        signals = SignalWatch(lambda: tracker.close("KILLED", _LAST_ACT_S))
+        # After the tracker is closed, which takes its time, too.
+        stack.callback(signals.remove)
+        stack.enter_context(tracker)
+        stack.enter_context(_last_words(rank_log))
         for path in (folder.config_yaml, folder.deepspeed_json, folder.provenance_json):
             tracker.log_artifact(path)
-        yield Run(folder=folder, tracker=tracker, checkpoint=checkpoint, state=state)
+        yield Run(
+            folder=folder, tracker=tracker, checkpoint=checkpoint, state=state, signals=signals
+        )
     if runtime.is_main:
         write_atomically(folder.path / DONE, "")
     distributed.barrier()
+
+
+@contextmanager
+def _last_words(rank_log: logging.Handler) -> Iterator[None]:
+    """Put into this rank's log, and there alone, why it ends."""
+    try:
+        yield
+    except Exception as error:
+        # What a user can fix needs no traceback.
+        info = None if isinstance(error, FlaError) else sys.exc_info()
+        words = ("This rank ends: %s", (error,), info)
+        rank_log.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, *words))
+        raise
 
 
 def changed_keys(config: Any, saved: Path) -> dict[str, tuple[Any, Any]]:
@@ -170,6 +203,8 @@ def _write_records(
         set_aside(folder)
     else:
         truncate_journal(folder.metrics_jsonl, state.step)
+    # A checkpoint that was named may be of another run, which goes on here.
+    write_atomically(folder.run_id_txt, state.run_id)
     save_config(config, folder.config_yaml)
     write_json(folder.deepspeed_json, dict(deepspeed_config))
     write_provenance(

@@ -3,6 +3,8 @@
     config.yaml  deepspeed.json  provenance.json  metrics.jsonl  mlflow_run.json  scores.json
     skipped_clips.tsv               training clips that did not decode, if they were left out
     best.txt                        tag of the best checkpoint
+    tracking.json                   what the run is to be in MLflow
+    run_id.txt                      what its checkpoints are known by
     logs/rank_000.log
     checkpoints/step_0002000/       DeepSpeed's files, state.json, and COMPLETE, written last
     decodes/step_0002000.dev.tsv    id, hypothesis, reference
@@ -57,6 +59,14 @@ class RunFolder:
     @property
     def mlflow_run_json(self) -> Path:
         return self.path / "mlflow_run.json"
+
+    @property
+    def tracking_json(self) -> Path:
+        return self.path / "tracking.json"
+
+    @property
+    def run_id_txt(self) -> Path:
+        return self.path / "run_id.txt"
 
     @property
     def skipped_tsv(self) -> Path:
@@ -136,6 +146,8 @@ def set_aside(run: RunFolder) -> None:
         run.provenance_json,
         run.metrics_jsonl,
         run.mlflow_run_json,
+        run.tracking_json,
+        run.run_id_txt,
         run.scores_json,
         run.skipped_tsv,
         run.best_txt,

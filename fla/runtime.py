@@ -11,6 +11,7 @@ import torch
 from torch import distributed
 
 from fla.errors import ConfigError, FlaError
+from fla.orphans import end_with_launcher
 
 Answer = TypeVar("Answer")
 
@@ -72,6 +73,7 @@ def start_runtime() -> Runtime:
 
     Works the same under `deepspeed`, `torchrun` and plain `python` (one rank).
     """
+    end_with_launcher()
     # DeepSpeed asks for this one even of a single process.
     os.environ.setdefault("LOCAL_RANK", "0")
     rank = int(os.environ.get("RANK", "0"))

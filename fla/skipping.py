@@ -32,7 +32,7 @@ def share_skipped(
     try:
         skipped.merge(found)
     finally:
-        if runtime.is_main:
+        if runtime.is_main and found:
             for reason in found.values():
                 log.warning("Left out: %s", reason)
             lines = [f"{id}\t{reason}\n" for id, reason in skipped.all.items()]

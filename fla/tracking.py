@@ -8,24 +8,23 @@ ignore a point that they have already, so sending a journal twice changes nothin
 
 import logging
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
+from fla.errors import RunStopped
 from fla.journal import append_row, cut_torn_line, read_points
 from fla.metrics.scores import Scores
 from fla.mlflow_opening import RunDescription, open_ended_run, open_training_run
 from fla.mlflow_run import MlflowRun
-from fla.run_folder import RunFolder, read_best, step_of
+from fla.run_folder import RunFolder, read_best, step_of, write_json
 from fla.saved_config import read_saved_config, tracking_uri
 from fla.sender import Sender, Status, without_password
-from fla.sigterm import SigtermWatch
 
 log = logging.getLogger(__name__)
 
-# The launcher kills a rank 30 s after SIGTERM.
-_SIGTERM_GRACE_S = 10.0
 _DECODING_PATIENCE_S = 60.0
 
 
@@ -70,9 +69,7 @@ def open_tracker(
     """Start recording a run: on rank 0 only, the others take a NullTracker.
 
     Use the result in a `with` block, which sets the end status. A run folder that has an MLflow run
-    goes on with it: on resume call `truncate_journal` before, for a fresh start `set_aside`. On
-    SIGTERM the run is marked KILLED and the process ends with exit status 143, even while its main
-    thread is stuck in a collective.
+    goes on with it: on resume call `truncate_journal` before, for a fresh start `set_aside`.
 
     Args:
         uri: MLflow tracking URI; empty: `mlflow.db` in the folder that holds the run folder.
@@ -125,6 +122,8 @@ class MlflowTracker:
     def __init__(self, run_folder: RunFolder, description: RunDescription) -> None:
         self._journal = run_folder.metrics_jsonl
         cut_torn_line(self._journal)
+        fields = asdict(description) | {"uri": without_password(description.uri)}
+        write_json(run_folder.tracking_json, fields)
         self._sender = Sender(
             self._journal,
             lambda: MlflowRun(
@@ -137,7 +136,6 @@ class MlflowTracker:
             ),
             where=f"MLflow at {without_password(description.uri)}",
         )
-        self._sigterm = SigtermWatch(lambda: self.close("KILLED", _SIGTERM_GRACE_S))
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
         try:
@@ -156,7 +154,6 @@ class MlflowTracker:
 
     def close(self, status: Status, timeout_s: float = 30.0) -> None:
         self._sender.end(status, timeout_s=timeout_s)
-        self._sigterm.remove()
 
     def __enter__(self) -> "MlflowTracker":
         return self
@@ -167,7 +164,7 @@ class MlflowTracker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, KeyboardInterrupt | RunStopped):
             self.close("KILLED")
         elif error is None or (isinstance(error, SystemExit) and not error.code):
             self.close("FINISHED")

@@ -194,6 +194,8 @@ class TrainConfig:
     """Decay of a moving average of the weights, which is then evaluated and exported; 0: none."""
     max_steps: int = 0
     """Stop after so many optimizer steps, the schedule included; 0: by num_epochs."""
+    save_every_minutes: float = 0.0
+    """Most minutes between two checkpoints; 0: only before evaluations."""
     keep_checkpoints: int = 2
     """Newest checkpoints to keep beside the best one."""
 

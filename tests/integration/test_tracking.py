@@ -4,7 +4,6 @@ import json
 import logging
 import math
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -16,8 +15,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from fla.errors import ConfigError, FlaError, RunStopped
 from fla.journal import truncate_journal
-from fla.run_folder import RunFolder, open_run_folder, set_aside
+from fla.run_folder import DecodedRow, RunFolder, open_run_folder, set_aside, write_decodes
+from fla.sync import sync_run
 from fla.tracking import NullTracker, open_tracker
 
 Open = Callable[..., Any]
@@ -200,13 +201,6 @@ def test_the_end_status_says_how_the_block_ended(home, error, status):
     assert history(home / "a", "train/loss") == [(1, 1.0)]
 
 
-def test_the_end_gives_sigterm_back(home):
-    with start(home / "a"):
-        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-
-
 def test_a_run_ends_only_once(home):
     tracker = start(home / "a")
     tracker.close("FAILED")
@@ -249,6 +243,62 @@ def test_sending_a_journal_again_changes_nothing(home):
 
     assert history(folder, "train/loss") == before
     assert len(before) == len(history(folder, "train/nan")) == 1200
+
+
+def run_without_server(folder: Path) -> None:
+    """Nobody listens on this port."""
+    with start(folder, uri="http://127.0.0.1:9") as tracker:
+        for step in (1, 2, 3):
+            tracker.log({"train/loss": 1 / step}, step=step)
+        tracker.close("FINISHED", timeout_s=0.1)
+
+
+def test_what_no_server_took_is_sent_later_and_again_without_change(home):
+    folder = home / "a"
+    run_without_server(folder)
+    assert not (folder / "mlflow_run.json").exists()
+    write_decodes(
+        folder / "decodes" / "export.test.tsv", [DecodedRow("x", "a", "b")], signature="text.v1"
+    )
+    (folder / "DONE").touch()
+
+    first = sync_run(folder, uri=f"sqlite:///{home}/mlflow.db")
+    again = sync_run(folder, uri=f"sqlite:///{home}/mlflow.db")
+
+    assert first == again
+    assert first.num_points == 3
+    assert history(folder, "train/loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    assert read_run(folder).info.status == "FINISHED"
+    assert read_run(folder).data.params["optim.learning_rate"] == "0.01"
+    tables = client(home).list_artifacts(run_id(folder), "translations")
+    assert [it.path for it in tables] == ["translations/test.json"]
+
+
+def test_a_run_that_was_killed_stays_killed_when_it_is_sent_again(home):
+    folder = home / "a"
+    with pytest.raises(RunStopped), start(folder) as tracker:
+        tracker.log({"train/loss": 1.0}, step=1)
+        raise RunStopped("Stopped.")
+    assert read_run(folder).info.status == "KILLED"
+
+    sync_run(folder, uri="")
+
+    assert read_run(folder).info.status == "KILLED"
+    assert history(folder, "train/loss") == [(1, 1.0)]
+
+
+def test_a_server_that_is_still_away_is_one_sentence(home, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    folder = home / "a"
+    run_without_server(folder)
+
+    with pytest.raises(FlaError, match=r"a: MLflow at http://127\.0\.0\.1:9 does not take it"):
+        sync_run(folder, uri="http://127.0.0.1:9")
+
+
+def test_a_folder_of_no_run_cannot_be_sent(tmp_path):
+    with pytest.raises(ConfigError, match=r"there is no tracking\.json, so this is no folder of"):
+        sync_run(tmp_path, uri="")
 
 
 def test_a_fresh_start_in_a_used_folder_is_another_run(home):

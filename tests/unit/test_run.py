@@ -1,4 +1,3 @@
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,6 +6,7 @@ from pathlib import Path
 import pytest
 from torch import distributed
 
+from fla.checkpoint_files import write_state
 from fla.config.load import load_config, save_config
 from fla.config.schema import Stage1Config
 from fla.errors import ConfigError
@@ -42,6 +42,12 @@ def root_logger() -> Iterator[None]:
     root.setLevel(level)
 
 
+@pytest.fixture(autouse=True)
+def no_rank_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 1 is alone here, and asks itself."""
+    monkeypatch.setattr("fla.checkpoint.ask_main", lambda runtime, question: question())
+
+
 def config_of(folder: Path, *words: str) -> Stage1Config:
     needed = [f"run_dir={folder}", "data.manifest_dir=m", "text.tokenizer_dir=t"]
     return load_config(Stage1Config, [*needed, *words])
@@ -54,8 +60,8 @@ def stopped(tmp_path: Path) -> Path:
     save_config(config_of(folder.path), folder.config_yaml)
     checkpoint = folder.checkpoint(4)
     checkpoint.mkdir()
-    state = {"world_size": 2, "step": 4, "best_score": 3.5, "best_step": 2}
-    (checkpoint / "state.json").write_text(json.dumps(state))
+    state = {"step": 4, "best_score": 3.5, "best_step": 2, "windows": [], "run_id": ""}
+    write_state(checkpoint, {"world_size": 2, **state}, {})
     mark_complete(checkpoint)
     return folder.path
 
@@ -140,3 +146,15 @@ def test_only_what_differs_is_a_change(stopped):
 
     assert changed_keys(config, stopped / "config.yaml") == {"seed": (1, 7)}
     assert changed_keys(config, stopped / "missing.yaml") == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "has_traceback"), [(ConfigError("Set it back."), False), (KeyError("x"), True)]
+)
+def test_the_log_of_a_rank_ends_with_its_last_words(stopped, error, has_traceback):
+    with pytest.raises(type(error)), open_as_rank_1(config_of(stopped)) as run:
+        raise error
+
+    last = (run.folder.logs / "rank_001.log").read_text()
+    assert f"ERROR fla.run: This rank ends: {error}" in last
+    assert ("Traceback" in last) == has_traceback

@@ -2,9 +2,10 @@
 
 import json
 import logging
+import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -13,9 +14,15 @@ from torch import Tensor, distributed
 from fla.batch import Step
 from fla.checkpoint import TrainState, read_train_state
 from fla.data.skipped import SkippedClips
-from fla.errors import CheckpointError, DataError, FlaError
+from fla.errors import CheckpointError, DataError, FlaError, RunStopped
 from fla.losses import LossSum
-from fla.run_folder import RunFolder, list_complete_checkpoints, open_run_folder, read_best
+from fla.run_folder import (
+    RunFolder,
+    list_complete_checkpoints,
+    open_run_folder,
+    read_best,
+    step_of,
+)
 from fla.runtime import Runtime, join_process_group
 from fla.tracking import NullTracker
 from fla.train import plan_schedule, train
@@ -204,17 +211,113 @@ def test_a_run_goes_on_at_the_step_of_the_epoch_where_it_stood(tmp_path):
 def test_a_run_that_stands_at_the_end_of_an_epoch_goes_on_with_the_next(tmp_path):
     training = Training(tmp_path)
 
-    training.run(state=TrainState(step=3))
+    training.run(state=TrainState(step=3, evaluated_step=3))
 
     assert training.loader.given == [(1, 0), (1, 1), (1, 2)]
+
+
+class LearningEngine(Engine):
+    """Another loss at every step."""
+
+    def __call__(self, batch: Tensor) -> LossSum:
+        loss = super().__call__(batch)
+        return LossSum(loss.nats / (1 + self.num_steps), loss.num_tokens)
+
+
+class Signals:
+    """A signal that comes while a step is taken."""
+
+    def __init__(self, engine: Engine, step: int) -> None:
+        self.engine, self.step = engine, step
+
+    @property
+    def requested(self) -> signal.Signals | None:
+        return signal.SIGTERM if self.engine.num_steps >= self.step else None
+
+
+SCORES = {3: 5.0, 6: 4.0}
+
+
+def strip_times(rows: dict[int, dict[str, float]]) -> dict[int, dict[str, float]]:
+    timed = ("train/tokens_per_s", "train/data_wait_fraction")
+    return {
+        step: {name: value for name, value in row.items() if name not in timed}
+        for step, row in rows.items()
+    }
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 5])
+def test_a_run_that_a_signal_stops_saves_its_step_and_goes_on_as_if_nothing_had_been(
+    tmp_path, step
+):
+    whole = Training(tmp_path / "whole", log_every_steps=4)
+    whole.engine = LearningEngine()
+    whole.run(SCORES)
+    training = Training(tmp_path / "stopped", log_every_steps=4)
+    training.engine = LearningEngine()
+
+    with pytest.raises(RunStopped) as error:
+        training.run(SCORES, signals=Signals(training.engine, step))
+
+    assert str(error.value) == (
+        f"{training.folder.path}: stopped by SIGTERM after step {step}, which is saved. The same "
+        "command goes on from there."
+    )
+    assert error.value.exit_code == 75
+    assert training.engine.num_steps == step
+    # Step 3 is stopped at before its evaluation.
+    assert training.evaluated == ([3] if step > 3 else [])
+    engine = LearningEngine()
+    resumed = Training(tmp_path / "stopped", log_every_steps=4)
+    state = read_train_state(training.folder.checkpoint(step), manifests={})
+    engine.num_steps, resumed.engine = step, engine
+    end = resumed.run(SCORES, state=state)
+    rows = training.log.rows | resumed.log.rows
+    assert strip_times(rows) == strip_times(whole.log.rows)
+    assert training.evaluated + resumed.evaluated == whole.evaluated
+    assert (end.best_step, end.best_score) == (3, 5.0)
+    assert training.engine.draws + engine.draws == whole.engine.draws
+
+
+def test_a_signal_at_the_last_step_changes_nothing(tmp_path):
+    training = Training(tmp_path)
+
+    state = training.run(signals=Signals(training.engine, 6))
+
+    assert (state.step, training.evaluated) == (6, [3, 6])
+
+
+def test_pretraining_that_is_stopped_says_that_nothing_is_saved(tmp_path):
+    training = Training(tmp_path)
+
+    with pytest.raises(RunStopped, match="after step 2; nothing is saved of it"):
+        training.run(evaluate=None, signals=Signals(training.engine, 2))
+
+
+def test_checkpoints_are_saved_when_the_time_is_over_and_not_evaluated(tmp_path):
+    training = Training(tmp_path, save_every_minutes=1e-9, keep_checkpoints=9)
+
+    training.run()
+
+    assert [step_of(name) for name in training.checkpoints] == [1, 2, 3, 4, 5, 6]
+    assert training.evaluated == [3, 6]
+
+
+def test_a_checkpoint_of_another_run_is_evaluated_in_this_ones_folder(tmp_path):
+    training = Training(tmp_path)
+
+    training.run(state=TrainState(step=3))
+
+    assert training.evaluated == [3, 6]
+    assert training.checkpoints == ["step_0000003", "step_0000006"]
 
 
 def test_a_run_that_stands_at_its_end_does_nothing_more(tmp_path):
     training = Training(tmp_path)
 
-    state = training.run(state=TrainState(step=6, best_score=1.0, best_step=3))
+    state = training.run(state=TrainState(step=6, best_score=1.0, best_step=3, evaluated_step=6))
 
-    assert state == TrainState(step=6, best_score=1.0, best_step=3)
+    assert state == TrainState(step=6, best_score=1.0, best_step=3, evaluated_step=6)
     assert (training.loader.given, training.evaluated, training.log.rows) == ([], [], {})
 
 
@@ -302,17 +405,62 @@ def test_a_manifest_that_changed_since_a_checkpoint_is_named(tmp_path):
         read_train_state(newest, manifests={"train.tsv": "ccc", "dev.tsv": "bbb"})
 
 
-def test_a_loss_that_is_no_number_ends_the_run_with_a_sentence(tmp_path):
-    training = Training(tmp_path)
-    training.engine.nats_per_token = float("nan")
+class Named(NamedTuple):
+    tensor: Tensor
+    sample_ids: tuple[str, ...]
 
-    with pytest.raises(
-        FlaError, match=r"loss_nats_per_token is nan at step 2\. Lower the learning rate"
-    ):
+
+class PoisonedEngine(Engine):
+    """From one step on nothing is a number."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.step_of_poison = step
+
+    def __call__(self, batch: Named) -> LossSum:
+        is_poisoned = self.num_steps + 1 >= self.step_of_poison
+        nats = batch.tensor.sum() * (float("nan") if is_poisoned else 1.0)
+        return LossSum(nats, len(batch.tensor))
+
+
+class NamedLoader(Loader):
+    def epoch(self, epoch: int, *, first_step: int = 0) -> Iterator[Step[Named]]:
+        for number in range(first_step, self.num_steps):
+            batches = (Named(torch.ones(1), (f"clip{number}",)), Named(torch.ones(2), ("x", "y")))
+            yield Step(micro_batches=batches, num_tokens=3)
+
+
+@pytest.mark.parametrize(
+    ("poisoned", "schedule"),
+    [
+        # Found at the row of step 4, and before the checkpoint of step 3.
+        (2, {"log_every_steps": 4, "evaluate_every_steps": 6}),
+        (2, {"log_every_steps": 6, "evaluate_every_steps": 3}),
+        (1, {"log_every_steps": 1}),
+    ],
+)
+def test_a_loss_that_is_no_number_ends_the_run_and_names_step_and_samples(
+    tmp_path, poisoned, schedule
+):
+    training = Training(tmp_path, **schedule)
+    training.engine, training.loader = PoisonedEngine(poisoned), NamedLoader()
+
+    with pytest.raises(FlaError) as error:
         training.run()
 
+    assert str(error.value).startswith(
+        f"The loss of step {poisoned} is nan on rank 0 with the samples clip{poisoned - 1}. Lower"
+    )
     # Nothing of it is kept.
     assert training.checkpoints == []
+
+
+def test_a_gradient_that_is_no_number_is_named_by_its_part(tmp_path):
+    training = Training(tmp_path, log_every_steps=1)
+    training.engine.norms = lambda parts: {"grad_norm/adapter": float("inf")}
+
+    with pytest.raises(FlaError, match=r"^grad_norm/adapter is inf at step 1\. Lower"):
+        training.run(watched={"adapter": []})
 
 
 def test_without_evaluation_nothing_is_saved(tmp_path):

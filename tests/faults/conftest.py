@@ -1,0 +1,3 @@
+from tests.integration.conftest import corpus
+
+__all__ = ["corpus"]
