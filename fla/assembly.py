@@ -88,6 +88,7 @@ def open_parts(
                 evaluate_every_steps=config.train.evaluate_every_steps,
                 keep_checkpoints=config.train.keep_checkpoints,
                 save_every_minutes=config.train.save_every_minutes,
+                patience_minutes=config.train.patience_minutes,
             ),
             deepspeed_config=deepspeed_config,
         )

@@ -19,7 +19,7 @@ from fla.checkpoint import (
     read_train_state,
 )
 from fla.config.load import flatten, load_config, save_config
-from fla.errors import ConfigError, FlaError
+from fla.errors import ConfigError, FlaError, RunStopped
 from fla.journal import truncate_journal
 from fla.provenance import write_provenance
 from fla.run_folder import (
@@ -47,6 +47,7 @@ FREE_ON_RESUME = (
     "train.max_steps",
     "train.log_every_steps",
     "train.evaluate_every_steps",
+    "train.patience_minutes",
     "train.save_every_minutes",
     "train.keep_checkpoints",
     "data.num_threads",
@@ -137,18 +138,23 @@ def open_run(
     distributed.barrier()
     if checkpoint is not None:
         log.info("Going on from %s.", checkpoint)
-    with ExitStack() as stack:
-        tracker = _open_tracker(config, stage, experiment, folder, runtime)
-        signals = SignalWatch(lambda: tracker.close("KILLED", _LAST_ACT_S))
-        # After the tracker is closed, which takes its time, too.
-        stack.callback(signals.remove)
-        stack.enter_context(tracker)
-        stack.enter_context(_last_words(rank_log))
-        for path in (folder.config_yaml, folder.deepspeed_json, folder.provenance_json):
-            tracker.log_artifact(path)
-        yield Run(
-            folder=folder, tracker=tracker, checkpoint=checkpoint, state=state, signals=signals
-        )
+    try:
+        with ExitStack() as stack:
+            tracker = _open_tracker(config, stage, experiment, folder, runtime)
+            signals = SignalWatch(lambda: tracker.close("KILLED", _LAST_ACT_S))
+            # After the tracker is closed, which takes its time, too.
+            stack.callback(signals.remove)
+            stack.enter_context(tracker)
+            stack.enter_context(_last_words(rank_log))
+            for path in (folder.config_yaml, folder.deepspeed_json, folder.provenance_json):
+                tracker.log_artifact(path)
+            yield Run(
+                folder=folder, tracker=tracker, checkpoint=checkpoint, state=state, signals=signals
+            )
+    except RunStopped:
+        # Who ends first would have the launcher end the others, which may still be closing.
+        distributed.barrier()
+        raise
     if runtime.is_main:
         write_atomically(folder.path / DONE, "")
     distributed.barrier()

@@ -68,10 +68,13 @@ def computes_bfloat16(device: str) -> bool:
         return False
 
 
-def start_runtime() -> Runtime:
+def start_runtime(*, patience_minutes: float = 10.0) -> Runtime:
     """Read ranks from the environment, join the process group, set up logging.
 
-    Works the same under `deepspeed`, `torchrun` and plain `python` (one rank).
+    Works the same under `deepspeed`, `torchrun`, `srun` and plain `python` (one rank).
+
+    Args:
+        patience_minutes: Longest wait of a rank for another one.
     """
     end_with_launcher()
     # DeepSpeed asks for this one even of a single process.
@@ -83,7 +86,12 @@ def start_runtime() -> Runtime:
     has_gpu = device.name != "cpu"
     if has_gpu:
         torch.cuda.set_device(local_rank)
-    join_process_group("nccl" if has_gpu else "gloo", rank=rank, world_size=world_size)
+    join_process_group(
+        "nccl" if has_gpu else "gloo",
+        rank=rank,
+        world_size=world_size,
+        patience_minutes=patience_minutes,
+    )
     _start_logging(rank)
     return Runtime(
         device=device.name,
@@ -95,8 +103,16 @@ def start_runtime() -> Runtime:
     )
 
 
-def join_process_group(backend: str, *, rank: int, world_size: int) -> None:
+def join_process_group(
+    backend: str, *, rank: int, world_size: int, patience_minutes: float = 10.0
+) -> None:
     """Join the group that the launcher described, or make one of a single rank without a port.
+
+    Args:
+        backend: gloo or nccl.
+        rank: This one.
+        world_size: Ranks.
+        patience_minutes: Longest wait of a rank for another one.
 
     Raises:
         ConfigError: The port that the ranks are to meet at is taken.
@@ -110,7 +126,10 @@ def join_process_group(backend: str, *, rank: int, world_size: int) -> None:
         return
     try:
         distributed.init_process_group(
-            backend, rank=rank, world_size=world_size, timeout=timedelta(minutes=10)
+            backend,
+            rank=rank,
+            world_size=world_size,
+            timeout=timedelta(minutes=patience_minutes),
         )
     except distributed.DistNetworkError as error:
         if "EADDRINUSE" not in str(error):

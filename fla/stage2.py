@@ -48,7 +48,7 @@ def run_stage2(config: Stage2Config) -> None:
     Raises:
         FlaError: Something that the user can fix.
     """
-    runtime = start_runtime()
+    runtime = start_runtime(patience_minutes=config.train.patience_minutes)
     if not is_finished(config):
         _train_and_export(config, runtime)
     stop_runtime()

@@ -48,6 +48,8 @@ class Schedule:
     """Steps between evaluations, each behind a checkpoint; the last step has both."""
     save_every_s: float = float("inf")
     """Longest time between two checkpoints."""
+    patience_minutes: float = 10.0
+    """Longest wait of a rank for another one."""
     keep_checkpoints: int
     """Newest checkpoints to keep beside the best."""
 
@@ -65,6 +67,7 @@ def plan_schedule(
     evaluate_every_steps: int,
     keep_checkpoints: int,
     save_every_minutes: float = 0.0,
+    patience_minutes: float = 10.0,
 ) -> Schedule:
     """Turn epochs into steps; 0 for `max_steps` and `evaluate_every_steps` means by epochs.
 
@@ -76,6 +79,7 @@ def plan_schedule(
         log_every_steps=log_every_steps,
         evaluate_every_steps=evaluate_every_steps or steps_per_epoch,
         save_every_s=60 * save_every_minutes or float("inf"),
+        patience_minutes=patience_minutes,
         keep_checkpoints=keep_checkpoints,
     )
 
@@ -121,7 +125,7 @@ def train(
         FlaError: A loss or a gradient is no number, or too many clips do not decode.
     """
     window = _Window(runtime, state.windows)
-    vote = Vote(world_size=runtime.world_size)
+    vote = Vote(world_size=runtime.world_size, patience_minutes=schedule.patience_minutes)
 
     def save() -> None:
         nonlocal state

@@ -1,5 +1,6 @@
 """What the ranks agree on after every step, without waiting for each other: to stop, to save."""
 
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import torch
@@ -21,12 +22,16 @@ class Vote:
 
     Args:
         world_size: Ranks.
+        patience_minutes: Longest wait of a rank for another one.
     """
 
-    def __init__(self, *, world_size: int) -> None:
+    def __init__(self, *, world_size: int, patience_minutes: float) -> None:
         self._is_alone = world_size == 1
+        timeout = timedelta(minutes=patience_minutes)
         # On the CPU, whatever the ranks compute on: nothing waits for a GPU.
-        self._group: Any = None if self._is_alone else distributed.new_group(backend="gloo")
+        self._group: Any = (
+            None if self._is_alone else distributed.new_group(backend="gloo", timeout=timeout)
+        )
         self._cast: Tensor | None = None
         self._count: Any = None
 

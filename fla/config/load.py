@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fla.config.keys import REQUIRED, Key, list_keys, list_sections, nearest_key
-from fla.errors import ConfigError, FlaError
+from fla.errors import ConfigError, FlaError, RunStopped
 
 T = TypeVar("T")
 
@@ -111,6 +111,9 @@ def exit_on_user_error() -> Iterator[None]:
     try:
         yield
     except FlaError as error:
+        if isinstance(error, RunStopped) and not _is_speaker():
+            # All ranks stop together, and whoever started them should see this code of each.
+            raise SystemExit(error.exit_code) from None
         if not _is_speaker():
             # Where rank 0 failed too, the launcher ends this process before it repeats the
             # sentence; where only this rank failed, nobody else will say it.

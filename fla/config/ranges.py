@@ -114,6 +114,7 @@ RANGES: dict[type[Any], dict[str, Range]] = {
         "log_every_steps": COUNT,
         "evaluate_every_steps": NOT_NEGATIVE,
         "max_steps": NOT_NEGATIVE,
+        "patience_minutes": POSITIVE,
         "save_every_minutes": NOT_NEGATIVE,
         "keep_checkpoints": COUNT,
     },

@@ -194,6 +194,8 @@ class TrainConfig:
     """Decay of a moving average of the weights, which is then evaluated and exported; 0: none."""
     max_steps: int = 0
     """Stop after so many optimizer steps, the schedule included; 0: by num_epochs."""
+    patience_minutes: float = 10.0
+    """Longest wait for another rank: after it a run ends whose other node is lost or hangs."""
     save_every_minutes: float = 0.0
     """Most minutes between two checkpoints; 0: only before evaluations."""
     keep_checkpoints: int = 2

@@ -35,13 +35,17 @@ def python(*words: str | Path) -> list[str]:
     return [sys.executable, *map(str, words)]
 
 
-def deepspeed(*words: str | Path, num_ranks: int = 2) -> list[str]:
-    """A command of the launcher that was installed with this Python, on a port of its own."""
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        return int(probe.getsockname()[1])
+
+
+def deepspeed(*words: str | Path, num_ranks: int = 2) -> list[str]:
+    """A command of the launcher that was installed with this Python, on a port of its own."""
     launcher = Path(sys.executable).with_name("deepspeed")
-    ranks = ["--num_gpus", str(num_ranks), "--master_port", str(port)]
+    ranks = ["--num_gpus", str(num_ranks), "--master_port", str(free_port())]
     return [str(launcher), *ranks, *map(str, words)]
 
 

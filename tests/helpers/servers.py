@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import TextIO
 
-from tests.helpers.commands import ROOT, environment, python
+from tests.helpers.commands import ROOT, environment, free_port, python
 
 PATIENCE_S = 60
 
@@ -67,9 +66,7 @@ def serve_mlflow(store: Path, *, temporary: Path) -> Iterator[Server]:
         closing(sqlite3.connect(copy)) as target,
     ):
         source.backup(target)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [str(Path(sys.executable).with_name("mlflow")), "server", "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{copy}", "--port", str(port)]
     # Jobs are for judges and traces, and seven more processes.
