@@ -68,10 +68,11 @@ def warn_a_rank(run: Launched) -> None:
 
 
 SHARDED = ("deepspeed=ds_configs/zero3_fp32.json",)
-ZERO_2 = ("deepspeed=ds_configs/zero2_autocast.json",)
+ZERO_2 = ("deepspeed=ds_configs/zero2_fp32.json",)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize(
     ("stage", "words", "stops"),
     [

@@ -38,6 +38,7 @@ def have_namespaces() -> bool:
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(900),
     pytest.mark.skipif(
         not have_namespaces(), reason="needs root and `ip netns`: apt install iproute2"
     ),
