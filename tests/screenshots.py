@@ -1,6 +1,6 @@
 """Pictures for the README, of the finished demo in a real browser.
 
-    python -m tests.screenshots runs/demo data/demo REPORT.html docs/screenshots
+    python -m tests.screenshots runs/demo data/demo runs/demo/report.html tests/pictures
 
 Nothing of the demo is changed: MLflow serves a copy of its store.
 """
