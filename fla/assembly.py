@@ -87,6 +87,8 @@ def open_parts(
                 log_every_steps=config.train.log_every_steps,
                 evaluate_every_steps=config.train.evaluate_every_steps,
                 keep_checkpoints=config.train.keep_checkpoints,
+                keep_best_checkpoints=config.train.keep_best_checkpoints,
+                keep_every_steps=config.train.keep_every_steps,
                 save_every_minutes=config.train.save_every_minutes,
                 patience_minutes=config.train.patience_minutes,
             ),

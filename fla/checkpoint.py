@@ -45,6 +45,8 @@ class TrainState:
     """Highest dev BLEU-4 so far, 0 to 100."""
     best_step: int | None = None
     """Step of that score."""
+    ranking: tuple[tuple[float, int], ...] = ()
+    """Scores and steps of the best evaluations, as many as are kept, the best one first."""
     evaluated_step: int = 0
     """Step of the last evaluation: a checkpoint is saved before its own."""
     windows: tuple[WindowSums, ...] = ()
@@ -203,6 +205,7 @@ def read_train_state(folder: Path, *, manifests: Mapping[str, str]) -> TrainStat
     """
     content, _ = read_state(folder)
     content.pop("world_size")
+    content["ranking"] = tuple((score, step) for score, step in content["ranking"])
     content["windows"] = tuple(WindowSums(*window) for window in content["windows"])
     state = TrainState(**content)
     changed = [name for name in manifests if manifests[name] != state.manifests.get(name)]

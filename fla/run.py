@@ -5,7 +5,7 @@ import secrets
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ FREE_ON_RESUME = (
     "train.patience_minutes",
     "train.save_every_minutes",
     "train.keep_checkpoints",
+    "train.keep_best_checkpoints",
+    "train.keep_every_steps",
     "data.num_threads",
     "data.prefetch_batches",
     "data.host_memory_gib",
@@ -130,6 +132,9 @@ def open_run(
     if checkpoint is not None:
         _refuse_changes(config, folder)
         state = read_train_state(checkpoint, manifests=by_name)
+        if checkpoint.absolute().parent != folder.checkpoints:
+            # The best checkpoint of another run is not here to be kept or exported.
+            state = replace(state, best_score=None, best_step=None, ranking=())
     # No rank may write before every rank has looked.
     distributed.barrier()
     rank_log = start_rank_log(folder, runtime.rank)

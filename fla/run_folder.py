@@ -23,7 +23,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -248,24 +248,28 @@ def check_complete(folder: Path) -> None:
     raise CheckpointError(f"{folder} has no COMPLETE file, so its save was cut short. {advice}")
 
 
-def prune_checkpoints(run: RunFolder, *, keep_newest: int) -> None:
-    """Delete all but the best and the newest complete checkpoints; call it after mark_complete.
+def prune_checkpoints(
+    run: RunFolder, *, keep_newest: int, keep_steps: Collection[int] = (), keep_every: int = 0
+) -> None:
+    """Delete complete checkpoints but those that are kept; call it after mark_complete.
 
-    What is newer than the newest complete one is left alone: it may be just being written.
+    The one that best.txt names is always kept. What is newer than the newest complete one is left
+    alone: it may be just being written.
 
     Args:
-        keep_newest: Complete checkpoints to keep beside the best one, at least 1.
+        keep_newest: Complete checkpoints to keep, at least 1.
+        keep_steps: Steps whose checkpoints are kept beside them.
+        keep_every: Multiples of it are kept, too; 0: none.
     """
     if keep_newest < 1:
         raise ValueError(f"keep_newest must be at least 1, got {keep_newest}.")
     complete = list_complete_checkpoints(run)
     kept = {folder.name for folder in complete[-keep_newest:]} | {read_best(run)}
+    kept |= set(map(checkpoint_tag, keep_steps))
     for folder in _list_checkpoints(run):
-        if (
-            complete
-            and folder.name not in kept
-            and step_of(folder.name) < step_of(complete[-1].name)
-        ):
+        step = step_of(folder.name)
+        is_kept = folder.name in kept or (keep_every > 0 and step % keep_every == 0)
+        if complete and not is_kept and step < step_of(complete[-1].name):
             _delete_checkpoint(folder)
 
 

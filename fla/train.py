@@ -51,7 +51,11 @@ class Schedule:
     patience_minutes: float = 10.0
     """Longest wait of a rank for another one."""
     keep_checkpoints: int
-    """Newest checkpoints to keep beside the best."""
+    """Newest checkpoints to keep."""
+    keep_best_checkpoints: int = 1
+    """Those with the best evaluations to keep beside them."""
+    keep_every_steps: int = 0
+    """Multiples of so many steps to keep beside them; 0: none."""
 
     def is_evaluated(self, step: int) -> bool:
         """Whether an evaluation follows a step."""
@@ -66,6 +70,8 @@ def plan_schedule(
     log_every_steps: int,
     evaluate_every_steps: int,
     keep_checkpoints: int,
+    keep_best_checkpoints: int = 1,
+    keep_every_steps: int = 0,
     save_every_minutes: float = 0.0,
     patience_minutes: float = 10.0,
 ) -> Schedule:
@@ -81,6 +87,8 @@ def plan_schedule(
         save_every_s=60 * save_every_minutes or float("inf"),
         patience_minutes=patience_minutes,
         keep_checkpoints=keep_checkpoints,
+        keep_best_checkpoints=keep_best_checkpoints,
+        keep_every_steps=keep_every_steps,
     )
 
 
@@ -137,7 +145,7 @@ def train(
         stop_unless_finite(nats, window.losses, step=state.step, runtime=runtime)
         save_checkpoint(engine, run_folder, state, runtime=runtime)
         if runtime.is_main:
-            prune_checkpoints(run_folder, keep_newest=schedule.keep_checkpoints)
+            _prune(run_folder, schedule, state)
         timer.restart()
 
     def score_step(score: Callable[[int], float]) -> None:
@@ -152,6 +160,9 @@ def train(
         is_shown=runtime.is_main,
     )  # fmt: skip
     with progress:
+        if runtime.is_main and state.best_step is not None and evaluate:
+            # It may have been stopped between the checkpoint that says so and best.txt.
+            write_best(run_folder, checkpoint_tag(state.best_step))
         # It was stopped between the step and its evaluation.
         if evaluate and schedule.is_evaluated(state.step) and state.evaluated_step < state.step:
             if not ask_main(runtime, run_folder.checkpoint(state.step).is_dir):
@@ -267,13 +278,24 @@ def _evaluate(
     score = evaluate(state.step)
     if state.best_score is None or score > state.best_score:
         state = replace(state, best_score=score, best_step=state.step)
-    state = replace(state, evaluated_step=state.step)
+    ranked = sorted([*state.ranking, (score, state.step)], key=lambda it: (-it[0], it[1]))
+    ranking = tuple(ranked[: schedule.keep_best_checkpoints])
+    state = replace(state, evaluated_step=state.step, ranking=ranking)
     update_checkpoint(run_folder, state, runtime=runtime)
     if runtime.is_main and state.best_step is not None:
         write_best(run_folder, checkpoint_tag(state.best_step))
-        prune_checkpoints(run_folder, keep_newest=schedule.keep_checkpoints)
+        _prune(run_folder, schedule, state)
     distributed.barrier()
     return state
+
+
+def _prune(run_folder: RunFolder, schedule: Schedule, state: TrainState) -> None:
+    prune_checkpoints(
+        run_folder,
+        keep_newest=schedule.keep_checkpoints,
+        keep_steps=[step for _, step in state.ranking],
+        keep_every=schedule.keep_every_steps,
+    )
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

@@ -117,6 +117,8 @@ RANGES: dict[type[Any], dict[str, Range]] = {
         "patience_minutes": POSITIVE,
         "save_every_minutes": NOT_NEGATIVE,
         "keep_checkpoints": COUNT,
+        "keep_best_checkpoints": COUNT,
+        "keep_every_steps": NOT_NEGATIVE,
     },
     BeamConfig: {
         "num_beams": COUNT,

@@ -199,7 +199,11 @@ class TrainConfig:
     save_every_minutes: float = 0.0
     """Most minutes between two checkpoints; 0: only before evaluations."""
     keep_checkpoints: int = 2
-    """Newest checkpoints to keep beside the best one."""
+    """Newest checkpoints to keep."""
+    keep_best_checkpoints: int = 1
+    """Checkpoints with the best evaluations to keep beside them."""
+    keep_every_steps: int = 0
+    """Checkpoints of multiples of so many steps to keep beside them; 0: none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,14 @@ def stopped(tmp_path: Path) -> Path:
     save_config(config_of(folder.path), folder.config_yaml)
     checkpoint = folder.checkpoint(4)
     checkpoint.mkdir()
-    state = {"step": 4, "best_score": 3.5, "best_step": 2, "windows": [], "run_id": ""}
+    state = {
+        "step": 4,
+        "best_score": 3.5,
+        "best_step": 2,
+        "windows": [],
+        "ranking": [],
+        "run_id": "",
+    }
     write_state(checkpoint, {"world_size": 2, **state}, {})
     mark_complete(checkpoint)
     return folder.path
@@ -158,3 +165,13 @@ def test_the_log_of_a_rank_ends_with_its_last_words(stopped, error, has_tracebac
     last = (run.folder.logs / "rank_001.log").read_text()
     assert f"ERROR fla.run: This rank ends: {error}" in last
     assert ("Traceback" in last) == has_traceback
+
+
+def test_a_run_that_goes_on_from_another_ones_checkpoint_looks_for_a_best_of_its_own(
+    stopped, tmp_path
+):
+    here = open_run_folder(tmp_path / "here")
+    config = config_of(here.path, f"resume={stopped / 'checkpoints' / 'step_0000004'}")
+
+    with open_as_rank_1(config) as run:
+        assert (run.state.step, run.state.best_step, run.state.best_score) == (4, None, None)

@@ -126,6 +126,15 @@ def test_retention_keeps_the_best_and_the_newest(run):
     assert names(run.checkpoints) == ["step_0000002", "step_0000004", "step_0000005"]
 
 
+def test_retention_keeps_the_steps_that_are_named_and_multiples(run):
+    for step in range(1, 9):
+        save(run, step)
+
+    prune_checkpoints(run, keep_newest=1, keep_steps=[2, 5], keep_every=3)
+
+    assert [step_of(name) for name in names(run.checkpoints)] == [2, 3, 5, 6, 8]
+
+
 def test_retention_removes_old_remains_but_not_a_save_in_progress(run):
     save(run, 1, complete=False)
     save(run, 2)

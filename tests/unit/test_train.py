@@ -180,6 +180,28 @@ def test_the_best_checkpoint_outlives_newer_ones(tmp_path):
     assert read_best(training.folder) == "step_0000002"
 
 
+def test_several_of_the_best_checkpoints_outlive_newer_ones(tmp_path):
+    training = Training(tmp_path, evaluate_every_steps=1, keep_best_checkpoints=2)
+
+    state = training.run({1: 1.0, 2: 9.0, 3: 8.0, 4: 8.0, 5: 2.0})
+
+    assert state.ranking == ((9.0, 2), (8.0, 3))
+    assert [step_of(name) for name in training.checkpoints] == [2, 3, 6]
+
+
+def test_a_run_that_was_killed_before_it_named_its_best_checkpoint_names_it(tmp_path):
+    training = Training(tmp_path)
+    training.run({3: 5.0})
+    training.folder.best_txt.unlink()
+
+    Training(tmp_path, num_epochs=3).run(
+        {9: 1.0}, state=read_train_state(training.folder.checkpoint(6), manifests={})
+    )
+
+    assert read_best(training.folder) == "step_0000003"
+    assert "step_0000003" in training.checkpoints
+
+
 def test_of_equal_scores_the_first_stays_best(tmp_path):
     training = Training(tmp_path, evaluate_every_steps=2)
 
