@@ -45,7 +45,7 @@ def write_model(
         dtype: Of the other parameters in an export.
 
     Raises:
-        CheckpointError: The disk is full, or not to be written to.
+        DiskError: The disk is full, or not to be written to.
     """
     folder.model.mkdir(parents=True, exist_ok=True)
     write_tensors(folder.model / _FROZEN, layouts_of(frozen), frozen.items())

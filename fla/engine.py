@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from fla.averaging import MovingAverage
 from fla.deepspeed_setup import deepspeed
-from fla.errors import CheckpointError
+from fla.errors import CheckpointError, first_line, free_space
 from fla.models.loading import tied_parameters
 from fla.runtime import Runtime
 from fla.shards import (
@@ -340,6 +340,6 @@ def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
 
 def _not_written(folder: Path, error: Exception) -> CheckpointError:
     return CheckpointError(
-        f"{folder}: the checkpoint could not be written ({str(error).splitlines()[0][:200]}). Free "
-        "some space, then resume: the former checkpoints are whole."
+        f"{folder}: the checkpoint could not be written ({first_line(error)}; "
+        f"{free_space(folder)}). Free some space, then resume: the former checkpoints are whole."
     )

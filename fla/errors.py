@@ -1,5 +1,8 @@
 """Errors that a user can fix. A launcher or tool prints the sentence and exits with the code."""
 
+import shutil
+from pathlib import Path
+
 
 class FlaError(Exception):
     """One sentence: where, what value, what to do."""
@@ -21,11 +24,39 @@ class CheckpointError(FlaError):
     """A checkpoint or an export that cannot be used."""
 
 
+class DiskError(FlaError, OSError):
+    """A file that could not be written: no space, no permission, or a disk that fails.
+
+    Args:
+        path: Of the file.
+        error: What the system says.
+    """
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(error.errno, error.strerror)
+        self._path = path
+
+    def __str__(self) -> str:
+        return (
+            f"{self._path}: it could not be written ({self.strerror}; {free_space(self._path)}). "
+            "Free some space, or choose another folder; what was there before is unchanged."
+        )
+
+
 class RunStopped(FlaError):
     """A run that a signal has stopped, and that the same command continues."""
 
     exit_code = 75
     """EX_TEMPFAIL of sysexits.h: try again."""
+
+
+def free_space(path: Path) -> str:
+    """What is free where a file was to be written, such as `12 MB are free`."""
+    existing = next((it for it in (path, *path.absolute().parents) if it.exists()), Path("/"))
+    try:
+        return f"{shutil.disk_usage(existing).free / 1e6:,.0f} MB are free"
+    except OSError:
+        return "how much is free is unknown"
 
 
 def first_line(error: Exception) -> str:

@@ -83,7 +83,7 @@ def write_export(
         codec: Its tokenizer.
 
     Raises:
-        CheckpointError: The disk is full, or not to be written to.
+        DiskError: The disk is full, or not to be written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").unlink(missing_ok=True)

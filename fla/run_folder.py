@@ -24,12 +24,13 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from fla.errors import CheckpointError, ConfigError, DataError
+from fla.errors import CheckpointError, ConfigError, DataError, DiskError
 
 COMPLETE = "COMPLETE"
 
@@ -159,14 +160,23 @@ def set_aside(run: RunFolder) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write UTF-8 so that a reader, or a crash, sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write UTF-8 so that a reader, or a crash, sees the old file or the whole new one.
+
+    Raises:
+        DiskError: The file could not be written; the old one is unchanged.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink()
+        raise DiskError(path, error) from error
 
 
 def write_json(path: Path, value: object) -> None:

@@ -60,7 +60,7 @@ class ShardEncoder:
 
         Raises:
             DataError: A clip does not decode, or more than may be left out.
-            CheckpointError: The disk is full, or not to be written to.
+            DiskError: The disk is full, or not to be written to.
         """
         progress = Progress(
             f"encode {self.split.name}", total=sum(plan.num_clips for plan in plans), unit="clips",

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fla.errors import CheckpointError, first_line
+from fla.errors import CheckpointError, DiskError, first_line
 
 SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
@@ -189,7 +189,7 @@ def write_tensors(
         metadata: Texts to keep in the header.
 
     Raises:
-        CheckpointError: The disk is full, or not to be written to; the former file stays.
+        DiskError: The disk is full, or not to be written to; the former file stays.
         ValueError: A tensor is missing, comes twice, or is not as its layout says.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
@@ -211,10 +211,7 @@ def write_tensors(
             os.fsync(file.fileno())
         beside.replace(path)
     except OSError as error:
-        raise CheckpointError(
-            f"{path}: it could not be written ({error.strerror}). Free some space, or choose "
-            "another folder; what was there before is unchanged."
-        ) from error
+        raise DiskError(path, error) from error
     finally:
         with suppress(OSError):
             beside.unlink()

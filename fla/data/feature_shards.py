@@ -120,7 +120,7 @@ def write_shard(folder: Path, index: ShardIndex, features: Tensor, *, key: str) 
         key: Of the cache.
 
     Raises:
-        CheckpointError: The disk is full, or not to be written to.
+        DiskError: The disk is full, or not to be written to.
     """
     write_tensors(
         folder / index.name,

@@ -78,7 +78,7 @@ def trim_weights(
         The model's size before and after.
 
     Raises:
-        CheckpointError: The disk is full, or not to be written to.
+        DiskError: The disk is full, or not to be written to.
     """
     sources = _sources(weights)
     layouts = layouts_of({name: weights.tensor(source) for name, source in sources.items()})

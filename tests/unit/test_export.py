@@ -14,7 +14,7 @@ from fla.batch import Batch, pad_labels
 from fla.build import build_encoder, build_stage1, build_stage2
 from fla.description import Corpus, Description, EncoderShape, Preprocessing, read_description
 from fla.ensemble import load_ensemble
-from fla.errors import CheckpointError, ConfigError
+from fla.errors import CheckpointError, ConfigError, DiskError
 from fla.export import load_encoder, load_translator, stored_tensors, write_export
 from fla.models.features import FrozenEncoder
 from fla.models.light_t import build_small_mbart
@@ -231,7 +231,7 @@ def test_an_export_that_was_cut_short_is_no_export(stage1, stage1_folder, codec)
         raise OSError(28, "No space left on device")
         yield
 
-    with pytest.raises(CheckpointError, match=r"could not be written \(No space"):
+    with pytest.raises(DiskError, match=r"could not be written \(No space"):
         write_export(stage1_folder, layouts, ends(), description=STAGE1, codec=codec)
 
     with pytest.raises(CheckpointError, match="is no export"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fla import run_folder
-from fla.errors import CheckpointError, ConfigError, DataError
+from fla.errors import CheckpointError, ConfigError, DataError, DiskError
 from fla.provenance import read_git_state, write_provenance
 from fla.run_folder import (
     DecodedRow,
@@ -60,10 +60,10 @@ def test_a_write_that_dies_leaves_the_old_file(tmp_path, monkeypatch):
     write_atomically(path, "old")
 
     def die(descriptor: int) -> None:
-        raise OSError("no space")
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(run_folder.os, "fsync", die)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(DiskError, match=r"config\.yaml: it could not be written \(No space left"):
         write_atomically(path, "new and longer")
 
     assert path.read_text() == "old"

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import MBartForConditionalGeneration
 
-from fla.errors import CheckpointError, ConfigError, DataError, FlaError
+from fla.errors import CheckpointError, ConfigError, DataError, DiskError, FlaError
 from fla.models.light_t import build_small_mbart
 from fla.models.llm import save_llm
 from fla.text.codec import LANGUAGES, TextCodec, normalize_sentence, read_codec, train_codec
@@ -486,7 +486,7 @@ def files_limited_to(num_bytes: int):
 def test_a_disk_without_room_is_one_sentence_and_leaves_nothing(whole: Path, tmp_path: Path):
     with (
         files_limited_to(10_000),
-        pytest.raises(CheckpointError, match=r"it could not be written .*Free some space"),
+        pytest.raises(DiskError, match=r"it could not be written .*Free some space"),
     ):
         trim(whole, tmp_path / "out")
 
