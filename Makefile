@@ -2,6 +2,8 @@
 # Needs make and a Python 3.11 or newer with its venv module; no compiler.
 
 PYTHON ?= python3
+# Of `make soak`.
+MINUTES ?= 30
 
 # What the ranks of one machine share; a value from outside wins.
 export OMP_NUM_THREADS ?= 1
@@ -13,13 +15,14 @@ export DO_NOT_TRACK = true
 INSTALLED := .venv/installed
 BENCH_INSTALLED := .venv/bench-installed
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench soak clean
 
 help:
 	@echo 'make demo    corpus, both stages, decoding, scores, one video translated'
 	@echo 'make test    lint, then all tests but the slow ones and those for a GPU'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make bench   the data path beside other ways, and cached features beside online ones, in ratios'
+	@echo 'make soak    runs stopped at random for MINUTES=30, and compared with one that was not'
 	@echo 'make clean   remove .venv and caches; runs and data stay'
 
 demo: $(INSTALLED)
@@ -37,6 +40,10 @@ lint: $(INSTALLED)
 bench: $(BENCH_INSTALLED)
 	@.venv/bin/python -m tests.benchmarks.decode
 	@DS_ACCELERATOR=cpu .venv/bin/python -m tests.benchmarks.features
+
+soak: $(INSTALLED)
+	@env -u DS_ACCELERATOR PATH="$(CURDIR)/.venv/bin:$$PATH" \
+		.venv/bin/python -m tests.faults.soak --minutes $(MINUTES)
 
 clean:
 	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,6 +1,5 @@
 """A run that is stopped in any way and started again ends as if it had never been stopped."""
 
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +8,14 @@ import pytest
 from fla.run_folder import RunFolder, list_complete_checkpoints
 from tests.helpers.commands import deepspeed, run_well
 from tests.helpers.faults import Launched, expect_same_runs, has_step, launched
+from tests.helpers.stops import (
+    ask_the_launcher_to_stop,
+    lose_a_rank,
+    lose_power,
+    lose_the_launcher,
+    lose_the_starter,
+    warn_a_rank,
+)
 
 LONGER = (
     "train.num_epochs=4",
@@ -17,7 +24,6 @@ LONGER = (
     # A row spans a checkpoint.
     "train.log_every_steps=3",
 )
-PATIENCE_S = 60
 
 
 def stage1(corpus, runs: Path) -> list[str]:
@@ -29,42 +35,6 @@ def stage2(corpus, runs: Path) -> list[str]:
     if not (encoder / "DONE").exists():
         run_well(deepspeed(*corpus.stage1(encoder)), timeout_s=250)
     return corpus.stage2(runs, encoder / "export")
-
-
-def lose_power(run: Launched) -> None:
-    run.kill_all()
-
-
-def lose_a_rank(run: Launched) -> None:
-    run.ranks()[1].kill()
-    assert run.end(timeout_s=PATIENCE_S) != 0
-
-
-def lose_the_starter(run: Launched) -> None:
-    """`deepspeed` dies, launch.py and the ranks are left alone."""
-    orphans = run.tree()[1:]
-    run.process.kill()
-    for orphan in orphans:
-        orphan.wait(PATIENCE_S)
-
-
-def lose_the_launcher(run: Launched) -> None:
-    orphans = run.ranks()
-    run.launcher_of_ranks().kill()
-    for orphan in orphans:
-        orphan.wait(PATIENCE_S)
-
-
-def ask_the_launcher_to_stop(run: Launched) -> None:
-    run.launcher_of_ranks().send_signal(signal.SIGTERM)
-    assert run.end(timeout_s=PATIENCE_S) != 0
-    assert "which is saved. The same command goes on from there." in run.log.read_text()
-
-
-def warn_a_rank(run: Launched) -> None:
-    """As a scheduler does, long before it kills."""
-    run.ranks()[1].send_signal(signal.SIGUSR1)
-    assert run.end(timeout_s=PATIENCE_S) == 75
 
 
 SHARDED = ("deepspeed=ds_configs/zero3_fp32.json",)
