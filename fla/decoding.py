@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import distributed
 
-from fla.checkpoint_export import choose_checkpoints, export_checkpoints
 from fla.config.check import ensemble_members
 from fla.config.schema import DecodeConfig
 from fla.data.clips import DecodedClips
@@ -82,6 +81,9 @@ def _find_exports(config: DecodeConfig, runtime: Runtime) -> list[Path]:
     """The exports that are meant, made of checkpoints if need be; every rank calls it."""
 
     def export(path: Path, *, key: str, num_checkpoints: int) -> Path:
+        # Here, not at the top: an export is decoded without DeepSpeed, which takes seconds.
+        from fla.checkpoint_export import choose_checkpoints, export_checkpoints
+
         chosen = choose_checkpoints(path, num_checkpoints=num_checkpoints, key=key)
         log.info("Decoding with %s.", " and ".join(folder.name for folder in chosen))
         return export_checkpoints(chosen)

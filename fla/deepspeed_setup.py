@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,14 @@ import torch
 if not torch.cuda.is_available():
     # What DeepSpeed would find out by itself, with a warning from every process.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
+# Its autotuner, which is not used, would import mlflow for seconds; ImportError is fine with it.
+if "mlflow" not in sys.modules:
+    sys.modules["mlflow"] = None  # type: ignore[assignment]
 import deepspeed
 import deepspeed.ops
+
+if sys.modules["mlflow"] is None:
+    del sys.modules["mlflow"]
 from deepspeed.utils import logger as deepspeed_logger
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from fla.runtime import computes_bfloat16
 from tests.helpers.ranks import run_ranks
 
 # Autocast comes last: DeepSpeed remembers in the process that it was switched on.
@@ -105,4 +106,7 @@ def test_file_trains_as_float32_does(name, trained):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_file_goes_on_from_what_it_saved(name, trained):
-    assert trained[name].repeated == pytest.approx(trained[name].losses[-1], abs=1e-5)
+    # Products in a bfloat16 that is only imitated depend on where their factors lie in memory.
+    is_exact = computes_bfloat16("cpu") or "autocast" not in name
+    expected = pytest.approx(trained[name].losses[-1], abs=1e-5 if is_exact else 1e-3)
+    assert trained[name].repeated == expected

@@ -99,6 +99,7 @@ def held() -> dict[int, list[Held]]:
     return {n: run_ranks(hold, world_size=n) for n in WORLD_SIZES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world_size", WORLD_SIZES[1:])
 def test_what_a_rank_holds_falls_with_the_number_of_ranks(world_size, held):
     alone = held[1][0]

@@ -49,6 +49,11 @@ def deepspeed(*words: str | Path, num_ranks: int = 2) -> list[str]:
     return [str(launcher), *ranks, *map(str, words)]
 
 
+def on_ranks(*words: str | Path, num_ranks: int = 2) -> list[str]:
+    """The same without the launcher, which takes as long to start as the ranks themselves."""
+    return [sys.executable, "-m", "tests.helpers.start_ranks", str(num_ranks), *map(str, words)]
+
+
 def run(command: list[str], *, timeout_s: float = 150) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, from the repository's root."""
     return subprocess.run(

@@ -216,6 +216,7 @@ def test_two_ranks_under_deepspeeds_launcher_say_it_once(corpus, tmp_path):
     expect_sentence(done, "optim.learning_rat:", "'learning_rate'", exit_code=CONFIG)
 
 
+@pytest.mark.slow
 def test_a_port_that_another_run_holds_is_named(stage1_export):
     words = ["launchers/decode.py", f"export_dir={stage1_export}"]
     with socket.socket() as other_run:

@@ -52,6 +52,7 @@ def expect_sentence(command: list[str], *fragments: str) -> None:
     assert "Traceback" not in done.stderr + done.stdout
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_is_named_with_its_tensor(words, copy_of_llm):
     path = copy_of_llm / "model.safetensors"
     content = bytearray(path.read_bytes())

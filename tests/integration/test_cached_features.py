@@ -77,6 +77,7 @@ def losses(folder: RunFolder) -> list[float]:
     return [row[key] for row in rows if key in row]
 
 
+@pytest.mark.slow
 def test_cached_training_has_the_losses_of_online_training_also_when_resumed(words, tmp_path):
     longer = ["train.max_steps=3", "train.evaluate_every_steps=2"]
     online, cached = RunFolder(tmp_path / "online"), RunFolder(tmp_path / "cached")

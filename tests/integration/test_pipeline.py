@@ -17,7 +17,7 @@ import torch
 from fla.checkpoint_weights import open_checkpoint
 from fla.run_folder import RunFolder, list_complete_checkpoints, read_decodes
 from fla.weights import SAFETENSORS, open_tensors
-from tests.helpers.commands import ROOT, deepspeed, environment, python, run_well
+from tests.helpers.commands import ROOT, deepspeed, environment, on_ranks, python, run_well
 
 NUM_STEPS = 4
 LONGER = ("train.num_epochs=2", f"train.max_steps={NUM_STEPS}", "train.evaluate_every_steps=2")
@@ -77,7 +77,7 @@ def stage1(runs, stage1_words) -> Resumed:
 
 @pytest.fixture(scope="module")
 def stage2(corpus, runs, stage1) -> RunFolder:
-    run_well(deepspeed(*corpus.stage2(runs / "stage2", stage1.folder.export)), timeout_s=250)
+    run_well(on_ranks(*corpus.stage2(runs / "stage2", stage1.folder.export)), timeout_s=250)
     return RunFolder(runs / "stage2")
 
 
@@ -158,7 +158,7 @@ def test_a_finished_run_that_is_started_again_says_so(stage1, stage1_words):
 
 def decode_with(folder: Path, *words: str, num_ranks: int = 1) -> tuple[RunFolder, dict[str, Any]]:
     """Decode the test split; gives the folder and what scores.json says."""
-    command = python if num_ranks == 1 else partial(deepspeed, num_ranks=num_ranks)
+    command = python if num_ranks == 1 else partial(on_ranks, num_ranks=num_ranks)
     common = ["beam.batch_size=2", "beam.max_new_tokens=8", f"output_dir={folder}"]
     run_well(command("launchers/decode.py", *words, *common))
     run = RunFolder(folder)

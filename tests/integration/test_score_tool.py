@@ -87,6 +87,7 @@ def test_a_mistyped_protocol_is_answered_with_the_names(files):
     assert "phoenix14t-period" in done.stderr
 
 
+@pytest.mark.slow
 def test_bleurt_is_one_more_score_when_a_checkpoint_is_named(files, tmp_path):
     checkpoint = tmp_path / "bleurt"
     checkpoint.mkdir()

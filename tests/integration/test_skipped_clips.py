@@ -11,7 +11,7 @@ import pytest
 
 from fla.data.manifest import read_manifest
 from fla.run_folder import RunFolder, list_complete_checkpoints
-from tests.helpers.commands import deepspeed, run, run_well
+from tests.helpers.commands import on_ranks, run, run_well
 
 
 class Damaged(NamedTuple):
@@ -42,7 +42,7 @@ def damaged(corpus, tmp_path_factory) -> Damaged:
 
 @pytest.mark.slow
 def test_by_default_the_first_bad_clip_ends_the_run_with_its_name(damaged, tmp_path):
-    done = run(deepspeed(*damaged.words, f"run_dir={tmp_path / 'run'}"))
+    done = run(on_ranks(*damaged.words, f"run_dir={tmp_path / 'run'}"))
 
     assert done.returncode == 1
     assert any(f"error: {id}: " in done.stderr for id in damaged.bad_ids), done.stderr
@@ -53,7 +53,7 @@ def test_bad_clips_are_left_out_on_all_ranks_and_listed(damaged, tmp_path):
     folder = RunFolder(tmp_path / "run")
     words = [f"run_dir={folder.path}", "data.on_decode_error=skip", "data.max_skipped_fraction=0.9"]
 
-    run_well(deepspeed(*damaged.words, *words, "train.max_steps=3"))
+    run_well(on_ranks(*damaged.words, *words, "train.max_steps=3"))
 
     listed = dict(line.split("\t", 1) for line in folder.skipped_tsv.read_text().splitlines())
     # Those before and behind the damage decode.
@@ -74,7 +74,7 @@ def test_bad_clips_are_left_out_on_all_ranks_and_listed(damaged, tmp_path):
 def test_more_bad_clips_than_allowed_end_the_run(damaged, tmp_path):
     words = [f"run_dir={tmp_path / 'run'}", "data.on_decode_error=skip"]
 
-    done = run(deepspeed(*damaged.words, *words, "train.max_steps=3"))
+    done = run(on_ranks(*damaged.words, *words, "train.max_steps=3"))
 
     assert done.returncode == 1
     assert (

@@ -61,6 +61,7 @@ def export_types(folder: RunFolder) -> dict[str, str]:
     return {name: str(weights.tensor(name).dtype) for name in weights.names}
 
 
+@pytest.mark.slow
 def test_hidden_states_of_light_t_and_a_moving_average_in_float32(corpus, runs, stage1):
     words = corpus.stage2(runs / "light_t", stage1)
     words += ["model.input_features=light_t", "train.ema_decay=0.9", "model.export_dtype=float32"]

@@ -252,6 +252,7 @@ def test_llm_without_config_is_told(words, tmp_path):
         plan_run(load_config(Stage2Config, words), world_size=1)
 
 
+@pytest.mark.slow
 def test_tool_ends_with_1_where_the_run_fits_nowhere(words):
     def call(*more: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "tools/plan_run.py", *words, *more]

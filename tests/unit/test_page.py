@@ -70,6 +70,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 def test_a_page_for_other_machines_says_that_it_has_no_password(tmp_path):
     with subprocess.Popen(
         [sys.executable, "-c", SERVE],
