@@ -36,6 +36,10 @@ class DiskError(FlaError, OSError):
         super().__init__(error.errno, error.strerror)
         self._path = path
 
+    def __reduce__(self) -> tuple[type["DiskError"], tuple[Path, OSError]]:
+        # Rank 0 tells the others.
+        return DiskError, (self._path, OSError(self.errno, self.strerror))
+
     def __str__(self) -> str:
         return (
             f"{self._path}: it could not be written ({self.strerror}; {free_space(self._path)}). "

@@ -21,7 +21,7 @@ from fla.data.features import CachedFeatures
 from fla.data.loader import ClipLoader
 from fla.data.manifest import Sample
 from fla.data.views import DrawnViews, PlainView
-from fla.errors import CheckpointError, DataError
+from fla.errors import CheckpointError, DataError, DiskError
 from fla.models.features import FrozenEncoder, build_feature_encoder
 from fla.models.visual_encoder import build_visual_encoder
 from fla.runtime import Runtime, join_process_group
@@ -328,7 +328,7 @@ def build_with_little_room(root: Path, cache_dir: Path) -> None:
 
 
 def test_a_disk_that_fills_while_features_are_written_is_one_sentence(root: Path, tmp_path: Path):
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(DiskError) as caught:
         run_ranks(build_with_little_room, root, tmp_path, world_size=1)
 
     sentence = str(caught.value).splitlines()[0]

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pickle
 import subprocess
 from pathlib import Path
 
@@ -289,3 +290,12 @@ def test_each_rank_logs_to_its_file_what_its_terminal_does_not_show(run, monkeyp
     text = (run.logs / "rank_003.log").read_text()
     assert "quiet" in text
     assert "loud" in text
+
+
+def test_a_disk_error_says_the_same_on_every_rank():
+    error = DiskError(Path("/nowhere/config.yaml"), OSError(28, "No space left on device"))
+
+    again = pickle.loads(pickle.dumps(error))
+
+    assert str(again) == str(error)
+    assert (again.errno, again.exit_code) == (28, 1)
