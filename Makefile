@@ -12,6 +12,8 @@ export HF_HUB_OFFLINE = 1
 export MLFLOW_DISABLE_TELEMETRY = true
 export DO_NOT_TRACK = true
 
+PYTEST := .venv/bin/python -m pytest -q -m 'not slow and not gpu'
+
 INSTALLED := .venv/installed
 BENCH_INSTALLED := .venv/bench-installed
 
@@ -28,9 +30,12 @@ help:
 demo: $(INSTALLED)
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python tools/run_demo.py
 
+# Two at once: most tests wait for one process to start.
 test: lint
-	@env -u DS_ACCELERATOR PATH="$(CURDIR)/.venv/bin:$$PATH" \
-		.venv/bin/python -m pytest -q -m 'not slow and not gpu'
+	@export PATH="$(CURDIR)/.venv/bin:$$PATH"; unset DS_ACCELERATOR; \
+	$(PYTEST) tests/unit tests/pipeline & small=$$!; \
+	$(PYTEST) tests --ignore=tests/unit --ignore=tests/pipeline; code=$$?; \
+	wait $$small && exit $$code
 
 lint: $(INSTALLED)
 	@.venv/bin/ruff check .

@@ -109,6 +109,7 @@ def test_what_a_rank_holds_falls_with_the_number_of_ranks(world_size, held):
         assert rank.optimizer == pytest.approx(alone.optimizer / world_size, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world_size", WORLD_SIZES[1:])
 def test_no_rank_holds_the_whole_model_between_steps(world_size, held):
     whole = held[1][0].shards

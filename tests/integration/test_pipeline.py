@@ -71,7 +71,7 @@ def stage1(runs, stage1_words) -> Resumed:
     kill_after_first_checkpoint(deepspeed(*stage1_words), folder)
     journal = folder.metrics_jsonl.read_text().splitlines()
     killed_after = json.loads((list_complete_checkpoints(folder)[-1] / "state.json").read_text())
-    run_well(deepspeed(*stage1_words), timeout_s=250)
+    run_well(on_ranks(*stage1_words), timeout_s=250)
     return Resumed(folder, journal, killed_after["step"])
 
 

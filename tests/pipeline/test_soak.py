@@ -32,6 +32,7 @@ def kb_per_clip(values: np.ndarray) -> float:
     return float(np.polyfit(np.arange(len(values)) * CLIPS_PER_BATCH, values, 1)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_batches", "max_resident_kb", "max_used_kb"),
     [
