@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +45,26 @@ class OpenRun:
     """Of its pipeline; empty: none."""
     status_before: str = ""
     """Before it was opened; empty: there was none."""
+
+
+def make_store(uri: str) -> None:
+    """Make a SQLite store that is missing, whole or not at all.
+
+    A process that dies while MLflow makes its tables would leave a store that nobody can open.
+    """
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or path.exists():
+        return
+    from mlflow import MlflowClient
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.unlink(missing_ok=True)
+    MlflowClient(tracking_uri=f"sqlite:///{beside}").search_experiments()
+    # Another run may have been first.
+    with suppress(FileExistsError):
+        os.link(beside, path)
+    beside.unlink()
 
 
 def open_training_run(

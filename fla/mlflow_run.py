@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from fla.errors import FlaError
 from fla.journal import Point
-from fla.mlflow_opening import OpenRun
+from fla.mlflow_opening import OpenRun, make_store
 from fla.mlflow_settings import apply_quiet_settings
 from fla.sender import POINTS_PER_CALL, Status, one_line
 from fla.translation_table import build_table
@@ -46,6 +46,7 @@ class MlflowRun:
         # One line a retry; the sender says it once an outage.
         logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
         self.is_open = False
+        make_store(uri)
         self._client = MlflowClient(tracking_uri=uri)
         self._open_run = open_run
         self._run = OpenRun(run_id="")

@@ -107,6 +107,28 @@ def test_a_run_arrives_whole_in_a_new_store_and_training_does_not_wait_for_it(tm
     assert (artifacts / "export" / "config.json").exists()
 
 
+DYING = """
+import os, sys
+import fla.mlflow_opening as opening
+
+# The process dies when MLflow has made its tables, and before anybody may see them.
+opening.os.link = lambda *paths: os._exit(9)
+opening.make_store(f"sqlite:///{sys.argv[1]}")
+"""
+
+
+def test_a_process_that_dies_while_it_makes_a_store_leaves_none_that_nobody_can_open(tmp_path):
+    store = tmp_path / "mlflow.db"
+    done = subprocess.run([sys.executable, "-c", DYING, store], check=False)
+    assert done.returncode == 9
+    assert not store.exists()
+
+    with start(tmp_path / "a") as tracker:
+        tracker.log({"train/loss": 1.0}, step=1)
+
+    assert history(tmp_path / "a", "train/loss") == [(1, 1.0)]
+
+
 def test_the_journal_has_every_row_with_its_step_and_time(home):
     before_s = time.time()
     with start(home / "a") as tracker:
