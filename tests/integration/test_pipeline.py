@@ -1,11 +1,7 @@
 """Stage 1, stage 2 and decoding by the commands that a user types, on two ranks."""
 
 import json
-import os
-import signal
 import sqlite3
-import subprocess
-import time
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -17,7 +13,8 @@ import torch
 from fla.checkpoint_weights import open_checkpoint
 from fla.run_folder import RunFolder, list_complete_checkpoints, read_decodes
 from fla.weights import SAFETENSORS, open_tensors
-from tests.helpers.commands import ROOT, deepspeed, environment, on_ranks, python, run_well
+from tests.helpers.commands import deepspeed, on_ranks, python, run_well
+from tests.helpers.faults import launched
 
 NUM_STEPS = 4
 LONGER = ("train.num_epochs=2", f"train.max_steps={NUM_STEPS}", "train.evaluate_every_steps=2")
@@ -35,24 +32,8 @@ class Resumed(NamedTuple):
 
 def kill_after_first_checkpoint(command: list[str], folder: RunFolder) -> None:
     """SIGKILL to the launcher and all its ranks at once, as a machine that loses its power."""
-    log = folder.path.with_suffix(".log")
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=environment(),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            deadline = time.monotonic() + 150
-            while not list_complete_checkpoints(folder):
-                assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-                time.sleep(0.02)
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    with launched(command, folder.path.with_suffix(".log")) as run:
+        run.wait_until(lambda: bool(list_complete_checkpoints(folder)))
 
 
 @pytest.fixture(scope="module")
