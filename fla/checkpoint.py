@@ -18,6 +18,7 @@ from fla.run_folder import (
     clear_checkpoint,
     list_complete_checkpoints,
     mark_complete,
+    newest_complete_checkpoint,
 )
 from fla.runtime import Runtime, ask_main
 
@@ -141,7 +142,7 @@ def find_checkpoint(run_folder: RunFolder, resume: str) -> Path | None:
     if resume == "none":
         return None
     if resume == "auto":
-        return next(reversed(list_complete_checkpoints(run_folder)), None)
+        return newest_complete_checkpoint(run_folder)
     check_complete(Path(resume))
     return Path(resume)
 

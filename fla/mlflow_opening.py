@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,10 +60,15 @@ def make_store(uri: str) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.unlink(missing_ok=True)
     MlflowClient(tracking_uri=f"sqlite:///{beside}").search_experiments()
-    # Another run may have been first.
-    with suppress(FileExistsError):
+    try:
         os.link(beside, path)
-    beside.unlink()
+    except FileExistsError:
+        # Another run was first.
+        pass
+    except OSError:
+        # A file system without hard links.
+        beside.rename(path)
+    beside.unlink(missing_ok=True)
 
 
 def open_training_run(

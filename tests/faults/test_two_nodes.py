@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -98,9 +99,17 @@ class Node:
         return self.process.wait(BOUND_S), time.monotonic() - start_s
 
 
-def start_both(nodes: tuple[str, str], words: list[str], folder: Path) -> list[Node]:
+@contextmanager
+def both(nodes: tuple[str, str], words: list[str], folder: Path) -> Iterator[list[Node]]:
+    """A launcher on each node, both ended in any case."""
     port = free_port()
-    return [Node(name, number, words, port, folder) for number, name in enumerate(nodes)]
+    running = [Node(name, number, words, port, folder) for number, name in enumerate(nodes)]
+    try:
+        yield running
+    finally:
+        for node in running:
+            if node.process.poll() is None:
+                node.kill_all()
 
 
 def wait_for_step(folder: RunFolder, step: int, running: list[Node]) -> None:
@@ -118,25 +127,12 @@ def words(corpus, tmp_path) -> list[str]:
     return [*map(str, stage2), "deepspeed=ds_configs/zero3_fp32.json", *STEPS]
 
 
-def lose_the_second_node(nodes: tuple[str, str], running: list[Node]) -> None:
-    running[1].kill_all()
-
-
-def cut_the_cable(nodes: tuple[str, str], running: list[Node]) -> None:
-    ip(f"-n {nodes[1]} link set cable1 down")
-
-
 def test_two_nodes_train_together_and_one_goes_on_when_the_other_is_lost(nodes, words, tmp_path):
     folder = RunFolder(tmp_path / "run")
-    running = start_both(nodes, words, tmp_path)
-    try:
+    with both(nodes, words, tmp_path) as running:
         wait_for_step(folder, 5, running)
-        lose_the_second_node(nodes, running)
+        running[1].kill_all()
         status, seconds = running[0].end()
-    finally:
-        for node in running:
-            if node.process.poll() is None:
-                node.kill_all()
 
     assert status != 0
     assert seconds < 60
@@ -149,15 +145,10 @@ def test_two_nodes_train_together_and_one_goes_on_when_the_other_is_lost(nodes, 
 
 def test_a_cable_that_is_cut_ends_both_nodes(nodes, words, tmp_path):
     folder = RunFolder(tmp_path / "run")
-    running = start_both(nodes, words, tmp_path)
-    try:
+    with both(nodes, words, tmp_path) as running:
         wait_for_step(folder, 5, running)
-        cut_the_cable(nodes, running)
+        ip(f"-n {nodes[1]} link set cable1 down")
         ended = [node.end() for node in running]
-    finally:
-        for node in running:
-            if node.process.poll() is None:
-                node.kill_all()
 
     assert all(status != 0 for status, _ in ended)
     run_well(["deepspeed", *words], timeout_s=300)
