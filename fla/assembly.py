@@ -16,6 +16,7 @@ from fla.data.datasets import read_data_set_name
 from fla.data.manifest import fingerprint
 from fla.description import Corpus, Description, EncoderShape, Preprocessing
 from fla.engine import Engine
+from fla.errors import ConfigError
 from fla.evaluate import Evaluator, search_of
 from fla.loaders import Loaders, open_loaders
 from fla.metrics.protocols import find_protocol
@@ -64,6 +65,12 @@ def open_parts(
         max_grad_norm=config.optim.max_grad_norm,
         has_gpu=runtime.device != "cpu",
     )
+    skips = config.train.on_nonfinite == "skip"
+    if skips and not deepspeed_config.get("zero_optimization", {}).get("stage", 0):
+        raise ConfigError(
+            f"train.on_nonfinite (skip) needs ZeRO, which {config.deepspeed} does not use. Name "
+            "another file, such as ds_configs/zero1_autocast.json."
+        )
     _warn_of_precision(config, deepspeed_config, runtime)
     codec = read_codec(Path(config.text.tokenizer_dir), language=config.text.language)
     train_split, dev_split = (
@@ -91,6 +98,7 @@ def open_parts(
                 keep_every_steps=config.train.keep_every_steps,
                 save_every_minutes=config.train.save_every_minutes,
                 patience_minutes=config.train.patience_minutes,
+                max_nonfinite_steps=config.train.max_nonfinite_steps if skips else 0,
             ),
             deepspeed_config=deepspeed_config,
         )

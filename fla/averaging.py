@@ -1,7 +1,7 @@
 """Exponential moving average of the weights, sharded as the weights are."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fla.errors import CheckpointError
 from fla.models.loading import tied_parameters
 from fla.shards import join_shards, local_masters
-from fla.weights import Weights, layouts_of, open_tensors, write_tensors
+from fla.weights import Weights, open_tensors
 
 
 class MovingAverage:
@@ -47,14 +47,12 @@ class MovingAverage:
         """The average of a parameter, whole; every rank calls it."""
         return join_shards(self._averages[name], self._parameters[name])
 
-    def save(self, folder: Path, *, rank: int) -> None:
-        """Write this rank's averages; an error as of `write_tensors`."""
-        write_tensors(
-            folder / _file_name(f"{rank:05d}"), layouts_of(self._averages), self._averages.items()
-        )
+    def shards(self) -> Mapping[str, Tensor]:
+        """This rank's averages by name, for a file of a checkpoint: `average_file`."""
+        return self._averages
 
     def load(self, folder: Path, *, rank: int, world_size: int) -> None:
-        """Read what `save` wrote, on any number of ranks.
+        """Read the averages of a checkpoint, on any number of ranks.
 
         Args:
             folder: Of the checkpoint.
@@ -85,9 +83,14 @@ class MovingAverage:
             average.copy_(flat[average.numel() * rank : average.numel() * (rank + 1)])
 
 
+def average_file(rank: int) -> str:
+    """Name of the file that holds what a rank's `shards` gave."""
+    return f"average_rank_{rank:05d}.safetensors"
+
+
 def open_average(folder: Path) -> list[Weights]:
     """The files of a checkpoint's moving average, one a rank; none where the run kept none."""
-    return [open_tensors(path) for path in sorted(folder.glob(_file_name("*")))]
+    return [open_tensors(path) for path in sorted(folder.glob("average_rank_*.safetensors"))]
 
 
 def join_average(files: Sequence[Weights], name: str, shape: Sequence[int]) -> Tensor:
@@ -104,7 +107,3 @@ def join_average(files: Sequence[Weights], name: str, shape: Sequence[int]) -> T
         return first
     flat = torch.cat([file.tensor(name) for file in files])
     return flat[: math.prod(shape)].view(*shape)
-
-
-def _file_name(rank: str) -> str:
-    return f"average_rank_{rank}.safetensors"

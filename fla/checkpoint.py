@@ -9,13 +9,12 @@ from typing import NamedTuple
 
 from torch import distributed
 
-from fla.checkpoint_files import check_files, digest_files, read_state, write_state
+from fla.checkpoint_files import Digest, check_files, check_pickles, read_state, write_state
 from fla.engine import Engine, convert_to_universal
 from fla.errors import CheckpointError
 from fla.run_folder import (
     RunFolder,
     check_complete,
-    clear_checkpoint,
     list_complete_checkpoints,
     mark_complete,
     newest_complete_checkpoint,
@@ -56,30 +55,28 @@ class TrainState:
     """Of the run folder that it belongs to."""
     manifests: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 of the manifests that the steps went through, by their name, such as train.tsv."""
+    nonfinite_steps: int = 0
+    """Steps that were left out because their loss or gradient is no number."""
     skipped: Mapping[str, str] = field(default_factory=dict)
     """Training clips that have been left out because they do not decode: reason by id."""
 
 
-def save_checkpoint(
-    engine: Engine, run_folder: RunFolder, state: TrainState, *, runtime: Runtime
-) -> Path:
-    """Write a checkpoint of this step; every rank calls it.
+def complete_checkpoint(
+    run_folder: RunFolder, state: TrainState, files: Mapping[str, Digest], *, world_size: int
+) -> None:
+    """Write what makes this step's files a checkpoint; rank 0 calls it when all are on disk.
 
-    The COMPLETE marker comes last, after all ranks have written: a folder without it is never
-    resumed from.
+    The COMPLETE marker comes last: a folder without it is never resumed from.
+
+    Args:
+        run_folder: Of the run.
+        state: Where it stood.
+        files: Of all ranks, by name.
+        world_size: Ranks.
     """
     folder = run_folder.checkpoint(state.step)
-    if runtime.is_main:
-        clear_checkpoint(run_folder, state.step)
-    distributed.barrier()
-    engine.save(folder)
-    distributed.barrier()
-    files = digest_files(folder, runtime)
-    if runtime.is_main:
-        write_state(folder, {"world_size": runtime.world_size, **_as_json(state)}, files)
-        mark_complete(folder)
-    distributed.barrier()
-    return folder
+    write_state(folder, {"world_size": world_size, **_as_json(state)}, files)
+    mark_complete(folder)
 
 
 def update_checkpoint(run_folder: RunFolder, state: TrainState, *, runtime: Runtime) -> None:
@@ -107,9 +104,11 @@ def load_checkpoint(
         runtime: Of this rank.
 
     Raises:
-        CheckpointError: Files are missing or damaged, or another number of ranks wrote them with
-            an optimizer whose state cannot be converted.
+        CheckpointError: Files are missing or damaged, or hold more than a checkpoint does, or
+            another number of ranks wrote them with an optimizer whose state cannot be converted.
     """
+    # DeepSpeed and its converter run what a pickle names, whoever has computed its checksum.
+    ask_main(runtime, lambda: check_pickles(folder))
     saved_world_size = int(read_state(folder)[0]["world_size"])
     if saved_world_size == runtime.world_size:
         engine.load(folder)

@@ -1,21 +1,30 @@
-"""Files of a checkpoint and their checksums: what is damaged is named before anything is loaded."""
+"""Files of a checkpoint and their checksums: what is damaged is named before anything is loaded.
+
+DeepSpeed's files are pickles, and loading one runs what it names. They are looked through first:
+one that names anything beside tensors and DeepSpeed's own records is refused.
+"""
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from torch import distributed
+import torch
 
-from fla.errors import CheckpointError
-from fla.run_folder import COMPLETE, write_json
-from fla.runtime import Runtime, ask_main
+from fla.errors import CheckpointError, first_line
+from fla.run_folder import write_json
 
 STATE = "state.json"
 _NUM_THREADS = 4
+# What DeepSpeed 0.19 keeps beside tensors and plain Python values.
+_RECORDS = {
+    "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler",
+    "deepspeed.runtime.fp16.loss_scaler.LossScaler",
+    "deepspeed.runtime.zero.config.ZeroStageEnum",
+    "deepspeed.utils.tensor_fragment.fragment_address",
+}
 
 Digest = tuple[int, str]
 """Bytes and SHA-256 of a file."""
@@ -50,16 +59,10 @@ def read_state(folder: Path) -> tuple[dict[str, Any], dict[str, Digest]]:
     return content, {name: (size, sha256) for name, (size, sha256) in files.items()}
 
 
-def digest_files(folder: Path, runtime: Runtime) -> dict[str, Digest]:
-    """Checksums of all files of a checkpoint; every rank calls it and reads what it wrote."""
-    names = ask_main(runtime, lambda: sorted(path.name for path in folder.iterdir()))
-    own = [name for name in names if _writer(name, runtime.world_size) == runtime.rank]
-    found = _digest_all(folder, own)
-    if runtime.world_size == 1:
-        return found
-    shares: list[Any] = [None] * runtime.world_size
-    distributed.all_gather_object(shares, found)
-    return {name: digest for share in shares for name, digest in share.items()}
+def digest_file(path: Path) -> Digest:
+    """Size and checksum of a file."""
+    with path.open("rb") as file:
+        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_files(folder: Path, *, advice: str) -> None:
@@ -90,23 +93,34 @@ def check_files(folder: Path, *, advice: str) -> None:
             )
 
 
+def check_pickles(folder: Path) -> None:
+    """Refuse a checkpoint whose pickles would run code; nothing in them is run to see.
+
+    Raises:
+        CheckpointError: Names the file, and what is in it.
+    """
+    for path in sorted(folder.glob("*.pt")):
+        try:
+            strangers = {*torch.serialization.get_unsafe_globals_in_checkpoint(path)} - _RECORDS
+        except Exception as error:
+            # Whatever a damaged file makes of its reader.
+            raise CheckpointError(
+                f"{path}: this is no whole file of a checkpoint ({first_line(error)}). Take "
+                "another checkpoint."
+            ) from error
+        if strangers:
+            raise CheckpointError(
+                f"{path}: the file holds {sorted(strangers)[0]}, which no checkpoint of this "
+                "toolkit does, and what it holds is not run. Take a checkpoint that you trust."
+            )
+
+
 def _digest_all(folder: Path, names: Iterable[str]) -> dict[str, Digest]:
-    names = [name for name in names if name != COMPLETE]
+    names = [*names]
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        return dict(zip(names, pool.map(lambda name: _digest(folder / name), names), strict=True))
-
-
-def _digest(path: Path) -> Digest:
-    with path.open("rb") as file:
-        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+        digests = pool.map(lambda name: digest_file(folder / name), names)
+        return dict(zip(names, digests, strict=True))
 
 
 def _digest_of(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _writer(name: str, world_size: int) -> int:
-    """The rank that wrote a file: its page cache has it."""
-    found = re.search(r"rank_?(\d+)", name)
-    rank = int(found[1]) if found else 0
-    return rank if rank < world_size else 0

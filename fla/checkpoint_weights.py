@@ -11,22 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fla.averaging import join_average, open_average
+from fla.checkpoint_files import check_pickles
 from fla.deepspeed_setup import read_masters
 from fla.engine import BUFFERS
 from fla.errors import CheckpointError, first_line
 from fla.weights import Weights, open_tensors
-
-# What DeepSpeed 0.19 keeps beside tensors and plain Python values.
-_RECORDS = {
-    "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler",
-    "deepspeed.runtime.fp16.loss_scaler.LossScaler",
-    "deepspeed.runtime.zero.config.ZeroStageEnum",
-    "deepspeed.utils.tensor_fragment.fragment_address",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,25 +79,3 @@ def open_checkpoint(folder: Path) -> CheckpointWeights:
         _masters=masters,
         _average=open_average(folder),
     )
-
-
-def check_pickles(folder: Path) -> None:
-    """Refuse a checkpoint whose pickles would run code; nothing in them is run to see.
-
-    Raises:
-        CheckpointError: Names the file, and what is in it.
-    """
-    for path in sorted(folder.glob("*.pt")):
-        try:
-            strangers = {*torch.serialization.get_unsafe_globals_in_checkpoint(path)} - _RECORDS
-        except Exception as error:
-            # Whatever a damaged file makes of its reader.
-            raise CheckpointError(
-                f"{path}: this is no whole file of a checkpoint ({first_line(error)}). Take "
-                "another checkpoint."
-            ) from error
-        if strangers:
-            raise CheckpointError(
-                f"{path}: the file holds {sorted(strangers)[0]}, which no checkpoint of this "
-                "toolkit does, and what it holds is not run. Take a checkpoint that you trust."
-            )

@@ -4,17 +4,20 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from fla.averaging import MovingAverage
+from fla.averaging import MovingAverage, average_file
+from fla.batch_norm import Statistics
 from fla.deepspeed_setup import deepspeed
 from fla.errors import CheckpointError, first_line, free_space
+from fla.host_copies import copy_to_host
 from fla.models.loading import tied_parameters
 from fla.runtime import Runtime
 from fla.shards import (
@@ -30,6 +33,14 @@ from fla.shards import (
 from fla.weights import Layout, layouts_of, open_tensors, write_tensors
 
 BUFFERS = "buffers.safetensors"
+
+
+class CheckpointFile(NamedTuple):
+    """A file of a checkpoint that is still to be written."""
+
+    path: Path
+    write: Callable[[Path], None]
+    """From a copy that nothing changes; raises a CheckpointError or a DiskError."""
 
 
 class Engine:
@@ -51,6 +62,7 @@ class Engine:
         self._skeleton = skeleton
         self._average = average
         self._runtime = runtime
+        self._statistics = Statistics(engine.module, world_size=runtime.world_size)
         self._has_masters = bool(engine.bfloat16_enabled())
         self.autocast_dtype: torch.dtype | None = (
             engine.torch_autocast_dtype() if engine.torch_autocast_enabled() else None
@@ -81,11 +93,31 @@ class Engine:
         scaled = nats * (self._runtime.world_size / num_tokens)
         self._engine.backward(scaled, scale_wrt_gas=False)
 
-    def step(self) -> None:
-        """Reduce, clip, update the weights and their average, advance the schedule."""
+    def step(self) -> bool:
+        """Reduce, clip, update the weights and their average, advance the schedule.
+
+        Returns:
+            Whether it was done, the same on every rank: DeepSpeed drops a gradient that is no
+            number, and then nothing is advanced.
+        """
         self._engine.step()
+        if not self._engine.was_step_applied():
+            return False
         if self._average is not None:
             self._average.update()
+        return True
+
+    def keep_statistics(self) -> None:
+        """Remember BatchNorm's statistics as they are before a step, for `skip_step`."""
+        self._statistics.keep()
+
+    def skip_step(self) -> None:
+        """After a step that was not done: advance the schedule, take back BatchNorm's statistics.
+
+        The learning rate of every later step is that of a run in which this one was done.
+        """
+        self._engine.lr_scheduler.step()
+        self._statistics.take_back()
 
     def grad_norm(self) -> float | None:
         """Norm of the last step's gradient before clipping, where the ZeRO stage computes it."""
@@ -115,32 +147,8 @@ class Engine:
         return {group["name"]: group["lr"] for group in self._engine.optimizer.param_groups}
 
     def average_batch_norm(self) -> None:
-        """Make BatchNorm's running statistics the mean over ranks; every rank calls it.
-
-        DeepSpeed never exchanges buffers.
-        """
-        means = self._mean_statistics()
-        for name, buffer in self._own_statistics().items():
-            buffer.copy_(means[name])
-
-    def _own_statistics(self) -> dict[str, Tensor]:
-        """BatchNorm's running statistics of this rank, by name."""
-        return {
-            name: buffer.detach()
-            for name, buffer in self.module.named_buffers()
-            if name.endswith(("running_mean", "running_var"))
-        }
-
-    def _mean_statistics(self) -> dict[str, Tensor]:
-        """Their means over ranks; every rank calls it."""
-        own = self._own_statistics()
-        if not own or self._runtime.world_size == 1:
-            return own
-        flat = torch.cat([buffer.flatten() for buffer in own.values()])
-        distributed.all_reduce(flat)
-        flat /= self._runtime.world_size
-        parts = torch.split(flat, [buffer.numel() for buffer in own.values()])
-        return {name: part.view_as(own[name]) for name, part in zip(own, parts, strict=True)}
+        """Make BatchNorm's running statistics the mean over ranks; every rank calls it."""
+        self._statistics.average()
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of a forward pass outside the engine, equal to the one inside."""
@@ -187,7 +195,7 @@ class Engine:
         Statistics are means over ranks; those of this rank stay as they are.
         """
         buffers = {name: buffer.detach() for name, buffer in self.module.named_buffers()}
-        return buffers | self._mean_statistics()
+        return buffers | self._statistics.means()
 
     def _replicate(self, skeleton: nn.Module) -> nn.Module:
         types = {name: parameter.dtype for name, parameter in skeleton.named_parameters()}
@@ -197,27 +205,49 @@ class Engine:
         }
         return fill(skeleton, tensors | self.buffers())
 
-    def save(self, folder: Path) -> None:
-        """Write weights, buffers, average, optimizer and schedule; every rank calls it.
+    def copy_files(self, folder: Path) -> list[CheckpointFile]:
+        """Copy weights, buffers, average, optimizer and schedule to host memory, to be written.
+
+        Every rank calls it, and writes what it gets: training may go on before.
+
+        Args:
+            folder: Of the checkpoint; it exists.
 
         Raises:
             CheckpointError: The disk is full, or not to be written to.
         """
+        files = self._copy_deepspeed_files(folder)
         buffers = self.buffers()
+        if self._runtime.is_main:
+            files.append(_tensor_file(folder / BUFFERS, buffers))
+        # Means are rounded: with them training would go on a little differently.
+        own = self._statistics.own()
+        if own and self._runtime.world_size > 1:
+            files.append(_tensor_file(self._statistics_file(folder), own))
+        if self._average is not None:
+            path = folder / average_file(self._runtime.rank)
+            files.append(_tensor_file(path, self._average.shards()))
+        return files
+
+    def _copy_deepspeed_files(self, folder: Path) -> list[CheckpointFile]:
+        taken: list[CheckpointFile] = []
+
+        def take(state_dict: Any, path: str) -> None:
+            write = partial(_write_state, copy_to_host(state_dict))
+            taken.append(CheckpointFile(Path(path), write))
+
+        # In the place of the function that writes to disk.
+        self._engine.checkpoint_engine.save = take
         try:
             self._engine.save_checkpoint(str(folder.parent), tag=folder.name, save_latest=False)
         except (OSError, RuntimeError) as error:
             raise _not_written(folder, error) from error
         if self._runtime.is_main:
-            write_tensors(folder / BUFFERS, layouts_of(buffers), buffers.items())
-        # Means are rounded: with them training would go on a little differently.
-        own = self._own_statistics()
-        if own and self._runtime.world_size > 1:
-            write_tensors(self._statistics_of(folder), layouts_of(own), own.items())
-        if self._average is not None:
-            self._average.save(folder, rank=self._runtime.rank)
+            # Its scripts for reading a checkpoint are there already.
+            taken += [CheckpointFile(path, lambda _: None) for path in folder.glob("*.py")]
+        return taken
 
-    def _statistics_of(self, folder: Path) -> Path:
+    def _statistics_file(self, folder: Path) -> Path:
         return folder / f"statistics_rank_{self._runtime.rank:05d}.safetensors"
 
     def check_convertible(self, folder: Path) -> None:
@@ -265,8 +295,8 @@ class Engine:
                 state["step"] = state["step"].clone()
         # Universal checkpoints have none, and DeepSpeed leaves the model's own without a word.
         saved = [open_tensors(folder / BUFFERS)]
-        if universal is None and self._statistics_of(folder).is_file():
-            saved.insert(0, open_tensors(self._statistics_of(folder)))
+        if universal is None and self._statistics_file(folder).is_file():
+            saved.insert(0, open_tensors(self._statistics_file(folder)))
         for name, buffer in self.module.named_buffers():
             buffer.copy_(next(file for file in saved if name in file).tensor(name))
         if self._average is not None:
@@ -336,6 +366,20 @@ def convert_to_universal(folder: Path, target: Path) -> None:
 def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
     """Weight decay, name and the like of a parameter group."""
     return {key: value for key, value in group.items() if key not in ("params", "lr")}
+
+
+def _write_state(state: Any, path: Path) -> None:
+    try:
+        torch.save(state, path)
+    except (OSError, RuntimeError) as error:
+        raise _not_written(path.parent, error) from error
+
+
+def _tensor_file(path: Path, tensors: Mapping[str, Tensor]) -> CheckpointFile:
+    copies: dict[str, Tensor] = copy_to_host(dict(tensors))
+    return CheckpointFile(
+        path, lambda path: write_tensors(path, layouts_of(copies), copies.items())
+    )
 
 
 def _not_written(folder: Path, error: Exception) -> CheckpointError:

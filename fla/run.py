@@ -48,6 +48,8 @@ FREE_ON_RESUME = (
     "train.log_every_steps",
     "train.evaluate_every_steps",
     "train.patience_minutes",
+    "train.on_nonfinite",
+    "train.max_nonfinite_steps",
     "train.save_every_minutes",
     "train.keep_checkpoints",
     "train.keep_best_checkpoints",

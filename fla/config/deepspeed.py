@@ -22,7 +22,8 @@ TOP_KEYS = frozenset(
 
 # In these sections DeepSpeed ignores unknown keys too, or ends with a page of pydantic.
 SECTION_KEYS = {
-    "bf16": frozenset({"enabled", "check_grad_overflow"}),
+    # Not check_grad_overflow, by which DeepSpeed would let gradients through that are no numbers.
+    "bf16": frozenset({"enabled"}),
     "data_types": frozenset({"grad_accum_dtype", "keep_in_fp32_modules"}),
     "torch_autocast": frozenset({"enabled", "dtype", "lower_precision_safe_modules"}),
     "zero_optimization": frozenset(

@@ -105,6 +105,7 @@ RANGES: dict[type[Any], dict[str, Range]] = {
         "max_grad_norm": NOT_NEGATIVE,
     },
     TrainConfig: {
+        "max_nonfinite_steps": COUNT,
         "num_epochs": COUNT,
         "shortest_first_epochs": NOT_NEGATIVE,
         "global_batch_size": COUNT,

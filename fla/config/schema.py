@@ -196,6 +196,10 @@ class TrainConfig:
     """Stop after so many optimizer steps, the schedule included; 0: by num_epochs."""
     patience_minutes: float = 10.0
     """Longest wait for another rank: after it a run ends whose other node is lost or hangs."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """A step whose loss or gradient is no number ends the run, or is left out and told of."""
+    max_nonfinite_steps: int = 10
+    """Most steps that skip may leave out before the run ends."""
     save_every_minutes: float = 0.0
     """Most minutes between two checkpoints; 0: only before evaluations."""
     keep_checkpoints: int = 2

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from fla.runtime import computes_bfloat16
+from tests.helpers.engines import write_checkpoint
 from tests.helpers.ranks import run_ranks
 
 # Autocast comes last: DeepSpeed remembers in the process that it was switched on.
@@ -82,7 +82,7 @@ def train_each(folder: Path) -> dict[str, Trained]:
         checkpoint = folder / name / "step_2"
         engine = open_file(name)
         losses = [take_step(engine) for _ in range(3)]
-        engine.save(checkpoint)
+        write_checkpoint(engine, checkpoint)
         losses.append(take_step(engine))
         again = open_file(name)
         again.load(checkpoint)
@@ -106,7 +106,8 @@ def test_file_trains_as_float32_does(name, trained):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_file_goes_on_from_what_it_saved(name, trained):
-    # Products in a bfloat16 that is only imitated depend on where their factors lie in memory.
-    is_exact = computes_bfloat16("cpu") or "autocast" not in name
+    # Products in a bfloat16 that is only imitated, or that AMX's tiles make, depend on where their
+    # factors lie in memory.
+    is_exact = "autocast" not in name
     expected = pytest.approx(trained[name].losses[-1], abs=1e-5 if is_exact else 1e-3)
     assert trained[name].repeated == expected

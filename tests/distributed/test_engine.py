@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from fla.losses import LossSum
+from tests.helpers.engines import write_checkpoint
 from tests.helpers.ranks import run_ranks
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
@@ -159,8 +160,11 @@ def resume_toy(zero_stage: int, folder: Path) -> dict[str, Tensor]:
     engine = open_toy(zero_stage)
     take_step(engine, 0)
     checkpoint = folder / f"zero{zero_stage}" / "step_0000001"
-    engine.save(checkpoint)
+    files = engine.copy_files(checkpoint)
+    # What is written afterwards is what was there before.
     take_step(engine, 2)
+    for path, write in files:
+        write(path)
     engine.load(checkpoint)
     for step in (1, 2):
         take_step(engine, step)
@@ -288,7 +292,7 @@ def save_without_room(folder: Path) -> str:
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
     try:
-        engine.save(folder / "step_0000001")
+        write_checkpoint(engine, folder / "step_0000001")
     except CheckpointError as error:
         return str(error)
     finally:

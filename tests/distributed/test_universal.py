@@ -104,8 +104,9 @@ def take_step(engine: Any, step: int) -> float:
 
 def go_on(zero_stage: int, folder: Path, first: int, last: int, *, saves: bool) -> State:
     """Take the steps from `first` to before `last`, from the checkpoint that is there on."""
-    from fla.checkpoint import TrainState, load_checkpoint, save_checkpoint
+    from fla.checkpoint import TrainState, load_checkpoint
     from fla.run_folder import open_run_folder
+    from fla.saving import Retention, Saver
 
     engine, runtime = open_model(zero_stage)
     run_folder = open_run_folder(folder / f"zero{zero_stage}")
@@ -119,8 +120,10 @@ def go_on(zero_stage: int, folder: Path, first: int, last: int, *, saves: bool) 
     losses = [take_step(engine, step) for step in range(first, last)]
     read: dict[str, dict[str, Tensor]] = {}
     if saves:
-        checkpoint = save_checkpoint(engine, run_folder, TrainState(step=last), runtime=runtime)
-        read = read_weights(checkpoint, engine)
+        saver = Saver(engine, run_folder, runtime=runtime, retention=Retention(newest=9))
+        saver.begin(TrainState(step=last))
+        saver.finish()
+        read = read_weights(run_folder.checkpoint(last), engine)
     return State(
         losses=losses,
         weights={name: parameter.detach().clone() for name, parameter in gathered(engine).items()},

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fla.checkpoint import choose_checkpoint, find_checkpoint
-from fla.checkpoint_files import check_files, digest_files, read_state, write_state
+from fla.checkpoint_files import check_files, digest_file, read_state, write_state
 from fla.errors import CheckpointError
 from fla.run_folder import RunFolder, mark_complete, open_run_folder
 from fla.runtime import Runtime
@@ -24,7 +24,8 @@ def save(run: RunFolder, step: int) -> Path:
     folder.mkdir(parents=True)
     for name in ("mp_rank_00_model_states.pt", "buffers.safetensors"):
         (folder / name).write_bytes(bytes(range(256)) * step)
-    write_state(folder, {"step": step, "run_id": "ours"}, digest_files(folder, RUNTIME))
+    digests = {path.name: digest_file(path) for path in folder.iterdir()}
+    write_state(folder, {"step": step, "run_id": "ours"}, digests)
     mark_complete(folder)
     return folder
 

@@ -1,11 +1,13 @@
 """The loop: what it does at which step. The engine and the loader are stand-ins that keep notes."""
 
+import errno
 import json
 import logging
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -14,29 +16,16 @@ from torch import Tensor, distributed
 from fla.batch import Step
 from fla.checkpoint import TrainState, read_train_state
 from fla.data.skipped import SkippedClips
-from fla.errors import CheckpointError, DataError, FlaError, RunStopped
+from fla.engine import CheckpointFile
+from fla.errors import CheckpointError, DataError, DiskError, FlaError, RunStopped
 from fla.losses import LossSum
 from fla.run_folder import (
-    RunFolder,
-    list_complete_checkpoints,
-    open_run_folder,
     read_best,
     step_of,
 )
-from fla.runtime import Runtime, join_process_group
-from fla.tracking import NullTracker
-from fla.train import plan_schedule, train
-
-STEPS_PER_EPOCH = 3
-
-RUNTIME = Runtime(
-    device="cpu",
-    rank=0,
-    local_rank=0,
-    world_size=1,
-    dali_device_id=None,
-    decode_device="cpu",
-)
+from fla.runtime import join_process_group
+from fla.train import plan_schedule
+from tests.helpers.training import Engine, Loader, Training
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,96 +33,6 @@ def process_group() -> Iterator[None]:
     join_process_group("gloo", rank=0, world_size=1)
     yield
     distributed.destroy_process_group()
-
-
-class Engine:
-    """Loss 2 nats a token, unless told otherwise."""
-
-    def __init__(self, nats_per_token: float = 2.0) -> None:
-        self.nats_per_token = nats_per_token
-        self.backwards: list[tuple[float, int, bool]] = []
-        self.num_steps = 0
-        self.draws: list[float] = []
-
-    def __call__(self, batch: Tensor) -> LossSum:
-        self.draws.append(float(torch.rand(())))
-        return LossSum(batch.sum() * self.nats_per_token, len(batch))
-
-    def backward(self, nats: Tensor, *, num_tokens: int, is_last: bool) -> None:
-        self.backwards.append((float(nats), num_tokens, is_last))
-
-    def step(self) -> None:
-        self.num_steps += 1
-
-    def learning_rates(self) -> dict[str, float]:
-        return {"all": 0.5}
-
-    def grad_norm(self) -> float:
-        return 1.5
-
-    def save(self, folder: Path) -> None:
-        (folder / "weights").write_text(str(self.num_steps))
-
-
-class Loader:
-    """Each step two micro-batches, of one token and of two."""
-
-    num_steps = STEPS_PER_EPOCH
-    waited_s = 0.0
-
-    def __init__(self) -> None:
-        self.given: list[tuple[int, int]] = []
-
-    def epoch(self, epoch: int, *, first_step: int = 0) -> Iterator[Step[Tensor]]:
-        for number in range(first_step, self.num_steps):
-            self.given.append((epoch, number))
-            yield Step(micro_batches=(torch.ones(1), torch.ones(2)), num_tokens=3)
-
-
-class Log(NullTracker):
-    def __init__(self) -> None:
-        self.rows: dict[int, dict[str, float]] = {}
-        self.artifacts: list[str] = []
-
-    def log_artifact(self, path: Path, folder: str = "") -> None:
-        self.artifacts.append(path.name)
-
-    def log(self, metrics: dict[str, float], *, step: int) -> None:
-        self.rows[step] = metrics
-
-
-class Training:
-    """One call of the loop and what it left."""
-
-    def __init__(self, folder: Path, **schedule: int) -> None:
-        numbers = {"num_epochs": 2, "max_steps": 0, "log_every_steps": 2}
-        numbers |= {"evaluate_every_steps": 0, "keep_checkpoints": 1}
-        self.schedule = plan_schedule(steps_per_epoch=STEPS_PER_EPOCH, **(numbers | schedule))
-        self.folder: RunFolder = open_run_folder(folder)
-        self.engine, self.loader, self.log = Engine(), Loader(), Log()
-        self.evaluated: list[int] = []
-
-    def run(self, scores: dict[int, float] | None = None, **changes: Any) -> TrainState:
-        def evaluate(step: int) -> float:
-            self.evaluated.append(step)
-            return (scores or {}).get(step, 0.0)
-
-        arguments: dict[str, Any] = {"evaluate": evaluate, "state": TrainState()}
-        return train(
-            self.engine,
-            self.loader,
-            prepare=lambda batch: batch,
-            tracker=self.log,
-            run_folder=self.folder,
-            runtime=RUNTIME,
-            schedule=self.schedule,
-            seed=1,
-            **(arguments | changes),
-        )
-
-    @property
-    def checkpoints(self) -> list[str]:
-        return [path.name for path in list_complete_checkpoints(self.folder)]
 
 
 def test_every_step_of_every_epoch_is_taken_once(tmp_path):
@@ -485,6 +384,87 @@ def test_a_gradient_that_is_no_number_is_named_by_its_part(tmp_path):
         training.run(watched={"adapter": []})
 
 
+class DroppingEngine(Engine):
+    """Some steps' gradients are no numbers: DeepSpeed drops them."""
+
+    def __init__(self, *steps: int, is_loss_finite: bool = True) -> None:
+        super().__init__()
+        self.bad_steps, self.is_loss_finite = steps, is_loss_finite
+        self.step_now, self.kept, self.skipped = 1, [], []
+
+    def __call__(self, batch: Named) -> LossSum:
+        self.draws.append(float(torch.rand(())))
+        is_bad = self.step_now in self.bad_steps and not self.is_loss_finite
+        nats = batch.tensor.sum() * (float("inf") if is_bad else 1.0)
+        return LossSum(nats, len(batch.tensor))
+
+    def norms(self, parts: object) -> dict[str, float]:
+        is_bad = self.step_now in self.bad_steps
+        return {"grad_norm/visual": float("nan") if is_bad else 1.0, "grad_norm/adapter": 1.0}
+
+    def step(self) -> bool:
+        if self.step_now in self.bad_steps:
+            return False
+        self.step_now += 1
+        return super().step()
+
+    def keep_statistics(self) -> None:
+        self.kept.append(self.step_now)
+
+    def skip_step(self) -> None:
+        self.skipped.append(self.step_now)
+        self.step_now += 1
+
+
+def dropping(folder: Path, engine: Engine, **schedule: int) -> Training:
+    training = Training(folder, **schedule)
+    training.engine, training.loader = engine, NamedLoader()
+    return training
+
+
+WATCHED = {"visual": [], "adapter": []}
+
+
+def test_a_gradient_that_is_dropped_ends_the_run_at_once_and_names_part_and_samples(tmp_path):
+    training = dropping(tmp_path, DroppingEngine(2), log_every_steps=5)
+
+    with pytest.raises(FlaError) as error:
+        training.run(watched=WATCHED)
+
+    assert str(error.value) == (
+        "The gradient of step 2 is no number (grad_norm/visual is nan) with the samples clip1, x, "
+        "y. Lower the learning rate, set optim.max_grad_norm, or leave out such steps by "
+        "train.on_nonfinite=skip; then start the command again."
+    )
+    # What it was looked at again with drew the same dropout.
+    assert training.engine.draws[2:4] == training.engine.draws[4:]
+
+
+def test_steps_without_a_number_are_left_out_counted_and_told_of(tmp_path, caplog):
+    engine = DroppingEngine(2, 5, is_loss_finite=False)
+    training = dropping(tmp_path, engine, log_every_steps=1, max_nonfinite_steps=2)
+
+    state = training.run(watched=WATCHED)
+
+    assert (engine.num_steps, engine.skipped, state.nonfinite_steps) == (4, [2, 5], 2)
+    assert engine.kept == [1, 2, 3, 4, 5, 6]
+    counts = [row["train/skipped_steps"] for row in training.log.rows.values()]
+    assert counts == [0, 1, 1, 1, 2, 2]
+    # Nothing is said of a loss that there is not.
+    assert "train/loss_nats_per_token" not in training.log.rows[2]
+    assert training.log.rows[3]["train/loss_nats_per_token"] == 1.0
+    assert "The loss of step 2 is inf on rank 0 with the samples clip1. The step is" in caplog.text
+    assert "left out, 2 of at most 2." in caplog.text
+
+
+def test_too_many_steps_without_a_number_end_the_run_also_after_it_was_resumed(tmp_path):
+    state = TrainState(step=1, nonfinite_steps=1)
+    training = dropping(tmp_path, DroppingEngine(1, 2), max_nonfinite_steps=2)
+
+    with pytest.raises(FlaError, match=r"\(2\) such steps have been left out already\. Lower"):
+        training.run(state=state)
+
+
 def test_without_evaluation_nothing_is_saved(tmp_path):
     training = Training(tmp_path)
 
@@ -513,3 +493,69 @@ def test_progress_is_spoken_of_by_the_main_rank(tmp_path, caplog):
         Training(tmp_path).run()
 
     assert "train: 6 of 6 steps, loss 2.000" in caplog.text
+
+
+class SlowDiskEngine(Engine):
+    """Files are written when it is allowed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_allowed = threading.Event()
+
+    def copy_files(self, folder: Path) -> list[CheckpointFile]:
+        (file,) = super().copy_files(folder)
+
+        def write(path: Path) -> None:
+            assert self.is_allowed.wait(timeout=20)
+            file.write(path)
+
+        return [CheckpointFile(file.path, write)]
+
+
+def test_dev_is_scored_while_its_checkpoint_is_written(tmp_path):
+    training = Training(tmp_path, num_epochs=1)
+    training.engine = engine = SlowDiskEngine()
+    complete: list[list[str]] = []
+
+    def evaluate(step: int) -> float:
+        complete.append(training.checkpoints)
+        engine.is_allowed.set()
+        return 1.0
+
+    training.run(evaluate=evaluate)
+
+    assert complete == [[]]
+    assert training.checkpoints == ["step_0000003"]
+    assert read_train_state(training.folder.checkpoint(3), manifests={}).best_step == 3
+
+
+def test_a_signal_does_not_end_a_run_before_its_checkpoint_is_written(tmp_path):
+    training = Training(tmp_path)
+    training.engine = engine = SlowDiskEngine()
+    threading.Timer(0.2, engine.is_allowed.set).start()
+
+    with pytest.raises(RunStopped):
+        training.run(signals=Signals(engine, 2))
+
+    assert training.checkpoints == ["step_0000002"]
+
+
+class FullDiskEngine(Engine):
+    """From one step on nothing can be written."""
+
+    def copy_files(self, folder: Path) -> list[CheckpointFile]:
+        def fail(path: Path) -> None:
+            raise DiskError(path, OSError(errno.ENOSPC, "No space left on device"))
+
+        files = super().copy_files(folder)
+        return files if self.num_steps < 4 else [CheckpointFile(folder / "weights", fail)]
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_leaves_the_former_one(tmp_path):
+    training = Training(tmp_path, evaluate_every_steps=3)
+    training.engine = FullDiskEngine()
+
+    with pytest.raises(DiskError, match=r"step_0000006/weights: it could not be written \(No spac"):
+        training.run()
+
+    assert training.checkpoints == ["step_0000003"]
