@@ -2,22 +2,31 @@
 
 deepspeed launchers/stage2.py [RECIPE.yaml ...] [key=value ...]
 Without a recipe: launchers/recipes/demo_stage2.yaml.
+
+python launchers/stage2.py [RECIPE.yaml ...] [key=value ...] --check
+looks at settings, data, text, weights and folders, says what a run would do, and writes nothing.
 """
 
 import sys
 from pathlib import Path
 
 from fla.config.check import check_stage2
-from fla.config.load import exit_on_user_error, load_config
+from fla.config.load import exit_on_user_error, load_config, take_check_word
 from fla.config.schema import Stage2Config
 
 DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "demo_stage2.yaml"
 
 
 def main() -> None:
-    config = load_config(Stage2Config, sys.argv[1:], default_recipe=DEFAULT_RECIPE, doc=__doc__)
+    words, is_dry_run = take_check_word(sys.argv[1:])
+    config = load_config(Stage2Config, words, default_recipe=DEFAULT_RECIPE, doc=__doc__)
     check_stage2(config)
     # torch takes seconds to import; help and a mistyped key are answered without it.
+    if is_dry_run:
+        from fla.dry_run import dry_run_stage
+
+        dry_run_stage(config)
+        return
     from fla.stage2 import run_stage2
 
     run_stage2(config)

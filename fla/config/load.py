@@ -28,6 +28,7 @@ RECIPE_SUFFIXES = (".yaml", ".yml")
 # The deepspeed launcher puts --local_rank=N before the user's own words.
 LOCAL_RANK_WORD = re.compile(r"--local[-_]rank(=\d+)?")
 ASSIGNMENT = re.compile(r"([A-Za-z_][\w.]*)=(.*)", re.DOTALL)
+CHECK_WORD = "--check"
 
 INDENT = " " * 6
 
@@ -67,6 +68,11 @@ def load_config(
     given = [(str(path), *leaf) for path in recipes for leaf in _leaves(_read_recipe(path))]
     given += [("", name, text) for name, text in assignments]
     return _fill(schema, given)
+
+
+def take_check_word(argv: Sequence[str]) -> tuple[list[str], bool]:
+    """The words without `--check`, for `load_config`, and whether it was among them."""
+    return [word for word in argv if word != CHECK_WORD], CHECK_WORD in argv
 
 
 def save_config(config: Any, path: Path) -> None:
