@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import distributed
 
+from fla.arrival import see_what_main_sees, wait_for_files
 from fla.batch import Batch, pad_labels
 from fla.config.schema import DataConfig
 from fla.data.feature_key import describe_differences, gather_facts
@@ -81,6 +82,7 @@ class CacheBuilder:
             folder, is_whole = ask_main(runtime, self._find)
             if not is_whole:
                 self._build(folder, held)
+        see_what_main_sees(folder.path, runtime)
         features = open_features(
             folder,
             num_views=max(1, self.num_views),
@@ -207,6 +209,7 @@ class CacheBuilder:
             )
 
     def _finish(self, folder: CacheFolder) -> None:
+        wait_for_files(folder.path, {plan.name: None for plan in self._plans})
         shards = [read_index(folder.path, plan.name, key=folder.key) for plan in self._plans]
         try:
             write_json(

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from torch import distributed
 
+from fla.arrival import see_what_main_sees
 from fla.checkpoint_files import Digest, check_files, check_pickles, read_state, write_state
 from fla.engine import Engine, convert_to_universal
 from fla.errors import CheckpointError
@@ -109,6 +110,7 @@ def load_checkpoint(
     """
     # DeepSpeed and its converter run what a pickle names, whoever has computed its checksum.
     ask_main(runtime, lambda: check_pickles(folder))
+    see_what_main_sees(folder, runtime)
     saved_world_size = int(read_state(folder)[0]["world_size"])
     if saved_world_size == runtime.world_size:
         engine.load(folder)
@@ -120,6 +122,7 @@ def load_checkpoint(
     )  # fmt: skip
     engine.check_convertible(folder)
     ask_main(runtime, lambda: _convert(folder, converted))
+    see_what_main_sees(converted, runtime)
     engine.load(folder, universal=converted)
     distributed.barrier()
     if runtime.is_main:

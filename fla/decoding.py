@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import distributed
 
+from fla.arrival import see_what_main_sees
 from fla.config.check import ensemble_members
 from fla.config.schema import DecodeConfig
 from fla.data.clips import DecodedClips
@@ -105,7 +106,10 @@ def _find_exports(config: DecodeConfig, runtime: Runtime) -> list[Path]:
             ),
         ]
 
-    return ask_main(runtime, find)
+    exports = ask_main(runtime, find)
+    for path in exports:
+        see_what_main_sees(path, runtime)
+    return exports
 
 
 def _open_loader(

@@ -123,12 +123,28 @@ def read_split(
         name=name,
         samples=samples,
         root=manifest.root,
-        token_ids=codec.encode([sample.sentence for sample in samples], max_tokens=max_tokens),
+        token_ids=_encode(codec, path, samples, max_tokens=max_tokens),
         manifest=path,
         manifest_sha256=manifest.sha256,
         full_frame_px=survey.full_frame_px,
         typical=survey.typical,
     )
+
+
+def _encode(
+    codec: TextCodec, path: Path, samples: Sequence[Sample], *, max_tokens: int
+) -> list[list[int]]:
+    """Tokens of each sample; an error names the manifest and the sample."""
+    sentences = [sample.sentence for sample in samples]
+    try:
+        return codec.encode(sentences, max_tokens=max_tokens)
+    except DataError as error:
+        for sample in samples:
+            try:
+                codec.encode([sample.sentence], max_tokens=max_tokens)
+            except DataError as one:
+                raise DataError(f"{path}, sample {sample.id}: {one}") from error
+        raise
 
 
 def describe_decoders(name: str, kinds: Mapping[tuple[str, Decoder], int]) -> list[str]:

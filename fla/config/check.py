@@ -31,6 +31,13 @@ SPLITS = ("train", "dev", "test")
 EXPORT_FORMAT = "fla-llm-export"
 """What an export's config.json says it is; `fla/export.py` writes it."""
 
+# By a word of the folder's name.
+_IMPORTERS = {
+    "phoenix": "import_phoenix14t.py",
+    "csl": "import_csl_daily.py",
+    "how2sign": "import_how2sign.py",
+}
+
 
 def check_stage1(config: Stage1Config, world_size: int | None = None) -> None:
     """Check a run of stage 1.
@@ -232,12 +239,19 @@ def _broken_manifests(
 ) -> Iterator[str]:
     missing = [f"{split}.tsv" for split in splits if not (Path(folder) / f"{split}.tsv").is_file()]
     if missing:
-        is_demo = any("demo" in part for part in Path(folder).parts)
-        command = f"python tools/import_how2sign.py SOURCE_DIR {folder}"
         yield (
             f"{key} ({folder}): there is no {', '.join(missing)}. "
-            f"Make the manifests with `{'make demo' if is_demo else command}`."
+            f"Make the manifests with {_importers(folder)}."
         )
+
+
+def _importers(folder: str) -> str:
+    """The command that makes manifests, as far as a folder's name tells the data set."""
+    if any("demo" in part for part in Path(folder).parts):
+        return "`make demo`"
+    named = [tool for word, tool in _IMPORTERS.items() if word in folder.lower()]
+    tools = named[:1] or [*_IMPORTERS.values()]
+    return " or ".join(f"`python tools/{tool} SOURCE_DIR {folder}`" for tool in tools)
 
 
 def _missing_folder(key: str, folder: str) -> Iterator[str]:
@@ -249,7 +263,8 @@ def _missing_tokenizer(folder: str) -> Iterator[str]:
     if not Path(folder).is_dir():
         yield (
             f"text.tokenizer_dir ({folder}): there is no such folder. Give one with a tokenizer "
-            "of mBART or T5; `python tools/pretrain_mbart.py` makes a small one."
+            "of mBART or T5: `python tools/trim_mbart.py` makes it of a downloaded LLM, `python "
+            "tools/pretrain_mbart.py` a small one."
         )
 
 
@@ -257,7 +272,8 @@ def _missing_llm(folder: str) -> Iterator[str]:
     if not (Path(folder) / "config.json").is_file():
         yield (
             f"model.llm_dir ({folder}): there is no LLM, which has a config.json. Give a "
-            "folder in Hugging Face format; `python tools/pretrain_mbart.py` makes a small one."
+            "folder in Hugging Face format: `python tools/trim_mbart.py` makes it of a downloaded "
+            "LLM, `python tools/pretrain_mbart.py` a small one."
         )
 
 

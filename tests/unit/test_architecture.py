@@ -72,6 +72,7 @@ LAYERS = (
     },
     {"data", "metrics", "models", "run_folder", "text"},
     {
+        "arrival",
         "averaging",
         "build",
         "checkpoint",
@@ -118,6 +119,7 @@ LAYERS = (
     {"checkpoint_export", "loaders"},
     {"assembly", "encoder"},
     {
+        "ablation",
         "decoding",
         "dry_run",
         "encoding",

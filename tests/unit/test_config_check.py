@@ -115,6 +115,8 @@ def test_every_number_has_a_range(schema):
             r"^data\.manifest_dir \(data/how2sign\): there is no train\.tsv, dev\.tsv, test\.tsv\. "
             r"Make the manifests with `python tools/import_how2sign\.py SOURCE_DIR data/how2sign`",
         ),
+        ("data.manifest_dir=data/p14t/CSL", r"with `python tools/import_csl_daily\.py SOURCE_DIR"),
+        ("data.manifest_dir=/nope", r"with `.*phoenix14t.* or `.*csl_daily.* or `.*how2sign\.py "),
         ("data.manifest_dir=data/demo", r"there is no train\.tsv.* with `make demo`\.$"),
         (
             "text.tokenizer_dir=/nope",
