@@ -118,7 +118,7 @@ class MlflowReader:
         """A JSON file among a run's artifacts; None: there is none.
 
         Raises:
-            ConfigError: The store does not answer.
+            ConfigError: The store does not answer, or the file is no JSON.
         """
         from mlflow.exceptions import MlflowException
 
@@ -130,7 +130,7 @@ class MlflowReader:
             with TemporaryDirectory() as temporary:
                 copy = self._client.download_artifacts(run_id, path, temporary)
                 content = json.loads(Path(copy).read_text(encoding="utf-8"))
-        except (MlflowException, OSError) as error:
+        except (MlflowException, OSError, ValueError) as error:
             raise self._fault(error) from None
         return content if isinstance(content, dict) else None
 

@@ -166,6 +166,9 @@ def _build_blocks(answer: Callable[[str | None, bool], str], limits: Limits) -> 
                     label="Video",
                     elem_id="video",
                 )
+                # gradio would copy any file of this machine, and download what lies at any address,
+                # that a request names in the place of an upload.
+                setattr(video, "async_move_resource_to_block_cache", _leave_where_it_is)  # noqa: B010
                 several = gr.Checkbox(
                     value=True, label="Look for its sentences by motion (approximate)"
                 )
@@ -184,6 +187,10 @@ def _build_blocks(answer: Callable[[str | None, bool], str], limits: Limits) -> 
         ).then(None, js=PLAY_CLIP)
     blocks.queue(max_size=MAX_WAITING)
     return blocks
+
+
+async def _leave_where_it_is(path: str) -> str:
+    return path
 
 
 class _Answers:

@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from fla.errors import ConfigError, first_line
 from fla.run_folder import RunFolder
 
 
@@ -14,10 +15,19 @@ def read_saved_config(folder: RunFolder) -> dict[str, str]:
 
 
 def read_nested_config(folder: RunFolder) -> dict[str, Any]:
-    """A run's config.yaml as it is; empty where there is none."""
+    """A run's config.yaml as it is; empty where there is none.
+
+    Raises:
+        ConfigError: It is no plain YAML; nothing that it names is run.
+    """
     if not folder.config_yaml.is_file():
         return {}
-    content = yaml.safe_load(folder.config_yaml.read_text(encoding="utf-8"))
+    try:
+        content = yaml.safe_load(folder.config_yaml.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{folder.config_yaml}: this is no plain YAML ({first_line(error)}). Restore the file."
+        ) from error
     return content if isinstance(content, dict) else {}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fla.compare.from_folder import gather_curves, read_folder
 from fla.compare.records import Decodes, MlflowPlace, RunRecord
-from fla.errors import ConfigError
+from fla.errors import ConfigError, first_line
 from fla.mlflow_reader import MlflowReader, StoredRun
 from fla.run_folder import DecodedRow
 
@@ -100,9 +100,16 @@ def _read_decodes(reader: MlflowReader, found: StoredRun, split: str) -> Decodes
             f"{found.run_id}: its artifact {path} has the columns {', '.join(columns) or 'none'}, "
             "and needs id, reference and hypothesis. Decode the split again."
         )
-    rows = [dict(zip(columns, row, strict=True)) for row in table["data"]]
+    try:
+        rows = [dict(zip(columns, row, strict=True)) for row in table["data"]]
+        texts = [DecodedRow(*(str(row[name]) for name in DecodedRow._fields)) for row in rows]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{found.run_id}: its artifact {path} is no table ({first_line(error)}). Decode the "
+            "split again."
+        ) from error
     return Decodes(
-        rows=tuple(DecodedRow(row["id"], row["hypothesis"], row["reference"]) for row in rows),
+        rows=tuple(texts),
         source=f"{path} of {found.run_id}",
         protocol=found.tags.get("protocol", ""),
     )

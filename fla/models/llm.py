@@ -37,6 +37,12 @@ _REFUSED = {
     "prophetnet": "it predicts several tokens at once",
     "switch_transformers": "its experts take a limited number of tokens, padding included",
 }
+# By these transformers finds code, of the model's own or for its attention, in the folder or on the
+# hub; and an export would hand them on.
+_NAMES_OF_CODE = frozenset(
+    "attn_implementation _attn_implementation auto_map experts_implementation "
+    "_experts_implementation".split()
+)
 
 
 def read_llm(
@@ -166,12 +172,13 @@ def _read_fields(folder: Path) -> dict[str, Any]:
 def _read_config(folder: Path, fields: dict[str, Any]) -> PreTrainedConfig:
     try:
         return _config_of(fields)
-    except (TypeError, ValueError, StrictDataclassError) as error:
+    except (LookupError, TypeError, ValueError, StrictDataclassError) as error:
         raise _broken(folder, error) from error
 
 
 def _config_of(fields: dict[str, Any]) -> PreTrainedConfig:
-    config: Any = CONFIG_MAPPING[fields.get("model_type", "mbart")].from_dict(dict(fields))
+    known = {name: value for name, value in fields.items() if name not in _NAMES_OF_CODE}
+    config: Any = CONFIG_MAPPING[fields.get("model_type", "mbart")].from_dict(known)
     # transformers says True for every T5 and then finds other weights in the file: mT5's head, and
     # that of T5 1.1, is not its word embedding.
     config.tie_word_embeddings = fields.get("tie_word_embeddings", True) is not False

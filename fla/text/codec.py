@@ -210,6 +210,7 @@ def _read_mbart(folder: Path, language: str) -> TextCodec:
     tokenizer = MBartTokenizer.from_pretrained(
         folder, local_files_only=True, src_lang=language, tgt_lang=language
     )
+    _forget_code(tokenizer)
     # mBART's class adds what a vocabulary lacks behind its end, where the weights have no rows.
     num_pieces = tokenizer.backend_tokenizer.get_vocab_size(with_added_tokens=False)
     if num_pieces != len(tokenizer):
@@ -229,6 +230,7 @@ def _mbart_codec(tokenizer: MBartTokenizer, language: str) -> TextCodec:
 
 def _read_t5(folder: Path) -> TextCodec:
     tokenizer = T5Tokenizer.from_pretrained(folder, local_files_only=True)
+    _forget_code(tokenizer)
     vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
     lacking = [token for token in ("<pad>", "</s>", "<unk>") if token not in vocabulary]
     if lacking:
@@ -237,6 +239,16 @@ def _read_t5(folder: Path) -> TextCodec:
             "<pad>, </s> and <unk> when trimming it."
         )
     return TextCodec(tokenizer, start_id=tokenizer.pad_token_id, end_ids=(tokenizer.eos_token_id,))
+
+
+def _forget_code(tokenizer: MBartTokenizer | T5Tokenizer) -> None:
+    """Leave out what an export would hand on: where a tokenizer has code, and templates of chats.
+
+    Those who load an export with `trust_remote_code` mean the code that this toolkit writes.
+    """
+    tokenizer.chat_template = None
+    for name in ("auto_map", "chat_template"):
+        tokenizer.init_kwargs.pop(name, None)
 
 
 def _learn_pieces(text: list[str], max_pieces: int) -> list[tuple[str, float]]:

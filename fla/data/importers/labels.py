@@ -115,6 +115,8 @@ class _Ignored:
 
 
 class _PlainUnpickler(pickle.Unpickler):
+    """Finds nothing that a file names but OrderedDict, so that nothing else is called."""
+
     def find_class(self, module: str, name: str) -> Any:
         return OrderedDict if (module, name) == ("collections", "OrderedDict") else _Ignored
 
