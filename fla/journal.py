@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,9 +32,17 @@ def append_row(path: Path, metrics: Mapping[str, float], *, step: int) -> None:
         OSError: The file cannot be written.
     """
     row = {"step": step, "time_s": round(time.time(), 3), **metrics}
-    with path.open("a", encoding="utf-8") as file:
-        # float: scalars of numpy and torch.
-        file.write(json.dumps(row, default=float) + "\n")
+    # float: scalars of numpy and torch.
+    line = json.dumps(row, default=float) + "\n"
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line)
+    except OSError:
+        # A full disk takes half a line, and the next row would be appended to it.
+        with suppress(OSError):
+            os.truncate(path, size)
+        raise
 
 
 def read_points(

@@ -43,8 +43,9 @@ class MlflowRun:
         apply_quiet_settings()
         from mlflow import MlflowClient
 
-        # One line a retry; the sender says it once an outage.
+        # A line, and a traceback, a retry; the sender says it once an outage.
         logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         self.is_open = False
         make_store(uri)
         self._client = MlflowClient(tracking_uri=uri)
@@ -57,9 +58,9 @@ class MlflowRun:
         self.is_open = True
 
     @property
-    def status_before(self) -> str:
-        """What the run had ended as before it was opened; empty: there was none."""
-        return self._run.status_before
+    def status(self) -> str:
+        """What the run was when it was opened."""
+        return self._run.status
 
     def log_points(self, points: list[Point]) -> None:
         """Send points; MLflow would store an infinite one as 1.8e308 and ruin the chart."""
@@ -71,7 +72,7 @@ class MlflowRun:
             try:
                 self._client.log_batch(self._run.run_id, rows[first : first + POINTS_PER_CALL])
             except MlflowException as error:
-                if error.error_code != "INVALID_PARAMETER_VALUE":
+                if error.error_code != "INVALID_PARAMETER_VALUE" or self._is_deleted():
                     raise
                 # Trying again would not help, and would hold up what comes after.
                 log.warning("MLflow refuses metrics: %s", one_line(error))
@@ -114,6 +115,9 @@ class MlflowRun:
         """End the run, and its parent as it ended."""
         for run_id in filter(None, (self._run.run_id, self._run.parent_id)):
             self._client.set_terminated(run_id, status)
+
+    def _is_deleted(self) -> bool:
+        return self._client.get_run(self._run.run_id).info.lifecycle_stage != "active"
 
     def _name_table(self, path: str) -> None:
         tags = self._client.get_run(self._run.run_id).data.tags

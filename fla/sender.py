@@ -6,7 +6,9 @@ and loses nothing, and a resumed run sends its journal from the beginning again.
 
 import logging
 import re
+import shlex
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +55,7 @@ class Sender:
         self._journal = journal
         self._open_destination = open_destination
         self._where = where
+        self._how_to_send = f"python tools/sync_tracking.py {shlex.quote(str(journal.parent))}"
         self._destination: Destination | None = None
         self._closing = threading.Event()
         self._end_status: Status | None = None
@@ -75,12 +78,16 @@ class Sender:
             self._closing.set()
         self._thread.join(timeout_s)
         if is_first:
-            log.info("%s", self._summary())
+            self._sum_up()
 
-    def _summary(self) -> str:
+    def _sum_up(self) -> None:
         num_points = len(read_points(self._journal)[0])
         text = f"{num_points} points in {self._journal}, {self._num_sent} sent to {self._where}"
-        return text + (f"; {len(self.errands)} artifacts not sent." if self.errands else ".")
+        text += f"; {len(self.errands)} artifacts not sent." if self.errands else "."
+        if self._num_sent < num_points or self.errands or self._end_status:
+            log.warning("%s The rest is sent by: %s", text, self._how_to_send)
+        else:
+            log.info("%s", text)
 
     def _work_to_the_end(self) -> None:
         while True:
@@ -90,24 +97,28 @@ class Sender:
                 was_busy = self._work()
             # Whatever MLflow, its database or the network throws: training must not die of it.
             except Exception as error:
-                if is_closing:
+                # One failure is forgiven at the end; two are an outage.
+                if is_closing and self._pause_s:
                     return
                 self._sit_out(error)
                 continue
+            if was_busy:
+                continue
+            # Only now: where points arrive and artifacts do not, each second would tell of both.
             if self._pause_s:
                 log.info("%s answers again.", self._where)
                 self._pause_s = 0.0
-            if not was_busy:
-                if is_closing:
-                    return
-                self._closing.wait(_PERIOD_S)
+            if is_closing:
+                return
+            self._closing.wait(_PERIOD_S)
 
     def _sit_out(self, error: Exception) -> None:
         if not self._pause_s:
-            text = "%s does not answer (%s). Training goes on; %s has everything."
-            log.warning(text, self._where, one_line(error), self._journal)
+            text = "%s does not answer (%s). Training goes on; %s has everything, and %s sends it."
+            log.warning(text, self._where, one_line(error), self._journal, self._how_to_send)
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S) or _PERIOD_S
-        self._closing.wait(self._pause_s)
+        if self._closing.wait(self._pause_s):
+            time.sleep(_PERIOD_S)
 
     def _work(self) -> bool:
         """Do one piece of work; False when there is none."""
@@ -147,4 +158,5 @@ def one_line(error: Exception) -> str:
 
 def without_password(text: str) -> str:
     """Drop `name:password@` of each URI in the text."""
-    return re.sub(r"//[^/@\s]*@", "//", text)
+    # To the last @: a password may hold one.
+    return re.sub(r"//[^/\s]*@", "//", text)

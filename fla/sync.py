@@ -8,14 +8,12 @@ from pathlib import Path
 
 from fla.errors import ConfigError, FlaError
 from fla.journal import read_points
-from fla.mlflow_opening import RunDescription, open_training_run
+from fla.mlflow_opening import RunDescription, find_training_run
 from fla.mlflow_run import MlflowRun
 from fla.run import DONE
 from fla.run_folder import RunFolder, read_best
 from fla.saved_config import read_saved_config, tracking_uri
-from fla.sender import Status, one_line, without_password
-
-_ENDED_BADLY: dict[str, Status] = {"FAILED": "FAILED", "KILLED": "KILLED"}
+from fla.sender import one_line, without_password
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +47,11 @@ def sync_run(path: Path, *, uri: str) -> Synced:
     shown = without_password(description.uri)
     points, _ = read_points(folder.metrics_jsonl)
     files = [*_files(folder)]
-    destination = MlflowRun(
-        description.uri,
-        partial(open_training_run, description=description, run_json=folder.mlflow_run_json),
-    )
     try:
+        destination = MlflowRun(
+            description.uri,
+            partial(find_training_run, description=description, run_json=folder.mlflow_run_json),
+        )
         destination.open()
         destination.log_points(points)
         for file, kind in files:
@@ -62,10 +60,12 @@ def sync_run(path: Path, *, uri: str) -> Synced:
             destination.log_translations(decodes, split)
         if (folder.export / "config.json").is_file():
             destination.log_export(folder.export)
-        is_done = (folder.path / DONE).is_file()
-        status = "FINISHED" if is_done else _ENDED_BADLY.get(destination.status_before)
-        if status:
+        status = "FINISHED" if (folder.path / DONE).is_file() else description.ended
+        # Saying it again would move the run's end.
+        if status and status != destination.status:
             destination.set_status(status)
+    except FlaError:
+        raise
     except Exception as error:
         # Whatever MLflow, its database or the network throws.
         raise FlaError(

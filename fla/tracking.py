@@ -7,6 +7,7 @@ ignore a point that they have already, so sending a journal twice changes nothin
 """
 
 import logging
+import secrets
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
@@ -14,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from fla.errors import RunStopped
+from fla.errors import DiskError, RunStopped
 from fla.journal import append_row, cut_torn_line, read_points
 from fla.metrics.scores import Scores
 from fla.mlflow_opening import RunDescription, open_ended_run, open_training_run
@@ -87,6 +88,7 @@ def open_tracker(
         pipeline=pipeline,
         params={name: without_password(str(value)) for name, value in params.items()},
         tags=dict(tags),
+        key=secrets.token_hex(8),
     )
     return MlflowTracker(run_folder, description)
 
@@ -122,8 +124,9 @@ class MlflowTracker:
     def __init__(self, run_folder: RunFolder, description: RunDescription) -> None:
         self._journal = run_folder.metrics_jsonl
         cut_torn_line(self._journal)
-        fields = asdict(description) | {"uri": without_password(description.uri)}
-        write_json(run_folder.tracking_json, fields)
+        self._tracking_json = run_folder.tracking_json
+        self._fields = asdict(description) | {"uri": without_password(description.uri)}
+        write_json(self._tracking_json, self._fields)
         self._sender = Sender(
             self._journal,
             lambda: MlflowRun(
@@ -153,6 +156,12 @@ class MlflowTracker:
         self._sender.errands.append(lambda run: run.log_export(folder))
 
     def close(self, status: Status, timeout_s: float = 30.0) -> None:
+        if not self._fields["ended"]:
+            self._fields["ended"] = status
+            try:
+                write_json(self._tracking_json, self._fields)
+            except DiskError as error:
+                log.warning("%s", error)
         self._sender.end(status, timeout_s=timeout_s)
 
     def __enter__(self) -> "MlflowTracker":

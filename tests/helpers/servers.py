@@ -30,6 +30,11 @@ class Server:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/"
 
+    def kill(self) -> None:
+        """SIGKILL to it and its own processes."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
 
 @contextmanager
 def serve_page(
@@ -66,15 +71,23 @@ def serve_mlflow(store: Path, *, temporary: Path) -> Iterator[Server]:
         closing(sqlite3.connect(copy)) as target,
     ):
         source.backup(target)
-    port = free_port()
+    with serve_store(copy, port=free_port()) as server:
+        yield server
+
+
+@contextmanager
+def serve_store(store: Path, *, port: int) -> Iterator[Server]:
+    """MLflow's own server on a SQLite file; log and artifacts lie beside it."""
     command = [str(Path(sys.executable).with_name("mlflow")), "server", "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{copy}", "--port", str(port)]
+    command += ["--backend-store-uri", f"sqlite:///{store}", "--port", str(port)]
+    command += ["--artifacts-destination", (store.parent / "served_artifacts").as_uri()]
     # Jobs are for judges and traces, and seven more processes.
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (temporary / "mlflow.log").open("w") as log, _start(command, quiet, said=log) as process:
+    said = store.with_suffix(".log")
+    with said.open("a") as log, _start(command, quiet, said=log) as process:
         deadline = time.monotonic() + PATIENCE_S
         while not _is_healthy(port):
-            assert process.poll() is None, (temporary / "mlflow.log").read_text()
+            assert process.poll() is None, said.read_text()
             assert time.monotonic() < deadline, "MLflow did not start"
             time.sleep(0.1)
         yield Server(process, port)
