@@ -97,7 +97,6 @@ def open_parts(
                 keep_best_checkpoints=config.train.keep_best_checkpoints,
                 keep_every_steps=config.train.keep_every_steps,
                 save_every_minutes=config.train.save_every_minutes,
-                patience_minutes=config.train.patience_minutes,
                 max_nonfinite_steps=config.train.max_nonfinite_steps if skips else 0,
             ),
             deepspeed_config=deepspeed_config,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -336,6 +336,9 @@ def open_engine(
     engine, *_ = deepspeed.initialize(
         model=module, optimizer=optimizer, lr_scheduler=schedule, config=config
     )
+    # DeepSpeed makes groups of its own, whose patience is half an hour.
+    for group in {engine.data_parallel_group, engine.seq_data_parallel_group}:
+        distributed.set_timeout(runtime.patience, group)
     average = MovingAverage(engine.module, decay=ema_decay) if ema_decay else None
     return Engine(engine, skeleton=skeleton, average=average, runtime=runtime)
 

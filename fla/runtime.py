@@ -29,6 +29,8 @@ class Runtime:
     """GPU of DALI's graph; None runs the same graph on the CPU."""
     decode_device: Literal["mixed", "cpu"]
     """DALI's decoder: "mixed" is NVDEC."""
+    patience: timedelta = timedelta(minutes=10)
+    """Longest wait of a rank for another one."""
 
     @property
     def is_main(self) -> bool:
@@ -100,6 +102,7 @@ def start_runtime(*, patience_minutes: float = 10.0) -> Runtime:
         world_size=world_size,
         dali_device_id=device.dali_device_id,
         decode_device=device.decode_device,
+        patience=timedelta(minutes=patience_minutes),
     )
 
 

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from torch import distributed
@@ -20,9 +19,6 @@ from fla.engine import CheckpointFile, Engine
 from fla.errors import FlaError
 from fla.run_folder import RunFolder, clear_checkpoint, prune_checkpoints
 from fla.runtime import Runtime
-
-# A rank that is lost is noticed by the votes of training; a disk may be as slow as it is.
-_PATIENCE = timedelta(days=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +51,8 @@ class Saver:
         # Beside training's own, whatever that computes on.
         self._group: Any = None
         if runtime.world_size > 1:
-            self._group = distributed.new_group(backend="gloo", timeout=_PATIENCE)
+            # Its patience is for another rank that has not written yet what this one has.
+            self._group = distributed.new_group(backend="gloo", timeout=runtime.patience)
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
         self._start_s = time.monotonic()

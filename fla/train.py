@@ -55,8 +55,6 @@ class Schedule:
     """Steps between evaluations, each behind a checkpoint; the last step has both."""
     save_every_s: float = float("inf")
     """Longest time between two checkpoints."""
-    patience_minutes: float = 10.0
-    """Longest wait of a rank for another one."""
     max_nonfinite_steps: int = 0
     """Most steps to leave out whose loss or gradient is no number; 0: the first ends the run."""
     retention: Retention
@@ -77,7 +75,6 @@ def plan_schedule(
     keep_best_checkpoints: int = 1,
     keep_every_steps: int = 0,
     save_every_minutes: float = 0.0,
-    patience_minutes: float = 10.0,
     max_nonfinite_steps: int = 0,
 ) -> Schedule:
     """Turn epochs into steps; 0 for `max_steps` and `evaluate_every_steps` means by epochs.
@@ -90,7 +87,6 @@ def plan_schedule(
         log_every_steps=log_every_steps,
         evaluate_every_steps=evaluate_every_steps or steps_per_epoch,
         save_every_s=60 * save_every_minutes or float("inf"),
-        patience_minutes=patience_minutes,
         max_nonfinite_steps=max_nonfinite_steps,
         retention=Retention(
             newest=keep_checkpoints, best=keep_best_checkpoints, every_steps=keep_every_steps
@@ -140,7 +136,7 @@ def train(
     """
     window = Window(runtime, state.windows)
     saver = Saver(engine, run_folder, runtime=runtime, retention=schedule.retention)
-    vote = Vote(world_size=runtime.world_size, patience_minutes=schedule.patience_minutes)
+    vote = Vote(world_size=runtime.world_size, patience=runtime.patience)
 
     def save() -> None:
         nonlocal state

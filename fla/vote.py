@@ -22,15 +22,14 @@ class Vote:
 
     Args:
         world_size: Ranks.
-        patience_minutes: Longest wait of a rank for another one.
+        patience: Longest wait of a rank for another one.
     """
 
-    def __init__(self, *, world_size: int, patience_minutes: float) -> None:
+    def __init__(self, *, world_size: int, patience: timedelta) -> None:
         self._is_alone = world_size == 1
-        timeout = timedelta(minutes=patience_minutes)
         # On the CPU, whatever the ranks compute on: nothing waits for a GPU.
         self._group: Any = (
-            None if self._is_alone else distributed.new_group(backend="gloo", timeout=timeout)
+            None if self._is_alone else distributed.new_group(backend="gloo", timeout=patience)
         )
         self._cast: Tensor | None = None
         self._count: Any = None
