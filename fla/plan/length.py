@@ -16,6 +16,15 @@ _FEATURE_BYTES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
+class Clips:
+    """Sizes of training clips, in order."""
+
+    frames: tuple[int, ...]
+    """That the encoder sees."""
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunLength:
     """How long a run is, and what it sees."""
 
@@ -30,6 +39,10 @@ class RunLength:
     """Of the first epoch, each shape once."""
     most_micro_batches: int
     """Of a step on one rank."""
+    clips: Clips
+    """Of the training split."""
+    num_recorded_frames: int
+    """Of the training clips, before any is chosen."""
 
 
 def has_splits(config: Stage2Config) -> bool:
@@ -89,6 +102,8 @@ def measure_run(config: Stage2Config, *, world_size: int, feature_width: int) ->
         feature_bytes=num_frames * feature_width * _FEATURE_BYTES,
         micro_batches=tuple(shapes),
         most_micro_batches=max(len(step.ranks[0]) for step in steps),
+        clips=Clips(frames=tuple(lengths.tolist()), tokens=tuple(num_tokens.tolist())),
+        num_recorded_frames=sum(sample.num_frames for sample in train.samples),
     )
 
 

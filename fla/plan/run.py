@@ -23,6 +23,7 @@ from fla.models.adapters import Adapter
 from fla.models.llm import build_llm
 from fla.optim import decay_groups
 from fla.plan.activations import Activations, BatchShape, LlmShape, plan_activations, plan_beams
+from fla.plan.flops import EncoderWork, count_encoder
 from fla.plan.length import RunLength, has_splits, largest_batch, measure_run
 from fla.plan.memory import MemoryPlan, Surroundings, TrainedModel, plan_memory
 
@@ -33,8 +34,9 @@ _FP32, _BF16 = 4, 2
 class RunPlan:
     """What a run will take."""
 
-    num_parameters: int
-    """That are trained."""
+    model: TrainedModel
+    llm: LlmShape
+    encoder: EncoderWork
     sharding: Sharding
     batch: BatchShape
     """The micro-batch that needs most."""
@@ -43,6 +45,11 @@ class RunPlan:
     memory: MemoryPlan
     length: RunLength | None
     """None: there are no manifests, or no tokenizer."""
+
+    @property
+    def num_parameters(self) -> int:
+        """That are trained."""
+        return self.model.num_elements
 
 
 def plan_run(config: Stage2Config, *, world_size: int) -> RunPlan:
@@ -74,16 +81,20 @@ def plan_run(config: Stage2Config, *, world_size: int) -> RunPlan:
     activations, batch = _plan_largest(shape, batches, config, sharding)
     if config.model.freeze == "nothing" and encoder.backbone is not None:
         activations = _with_backbone(activations, encoder.backbone, batch, config.data.crop_px)
+    runs_frozen = frozen is not None and config.features.mode == "online"
     surroundings = Surroundings(
         encoder=0 if frozen is None else sum(_BF16 * t.numel() for t in _tensors(frozen)),
-        encoder_pass=_pass_bytes(batch, config)
-        if frozen is not None and config.features.mode == "online"
-        else 0,
+        encoder_pass=_pass_bytes(batch, config) if runs_frozen else 0,
         has_average=config.train.ema_decay > 0,
         beams=_plan_beams(shape, config, sharding),
     )
     return RunPlan(
-        num_parameters=model.num_elements,
+        model=model,
+        llm=shape,
+        encoder=EncoderWork(
+            frozen=count_encoder(frozen, config.data.crop_px) if runs_frozen else 0.0,
+            trained=count_encoder(trained, config.data.crop_px),
+        ),
         sharding=sharding,
         batch=batch,
         num_micro_batches=num_micro_batches,
