@@ -1,0 +1,135 @@
+"""Runs a plan: one command after the other, what is done already left alone.
+
+Every command is printed and works on its own. What it says is shown and kept in logs/; the first
+one that does not end well ends the table.
+"""
+
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from fla.ablation.plan import Plan, Run
+from fla.ablation.state import is_decoded, is_done, is_trained
+from fla.errors import FlaError, RunStopped
+
+_MAX_QUOTED = 400
+"""Characters of a log that an error repeats."""
+
+
+def find_launcher() -> Path:
+    """The `deepspeed` that was installed with this Python."""
+    return Path(sys.executable).with_name("deepspeed")
+
+
+def execute(plan: Plan, *, launcher: Path) -> None:
+    """Train and translate what is missing, in order.
+
+    Args:
+        plan: One that `check_plan` has accepted.
+        launcher: Path of `deepspeed`.
+
+    Raises:
+        FlaError: A command did not end well; what was done until then stays.
+        RunStopped: Ctrl-C or SIGTERM; the run that was going on was told to save.
+    """
+    with _terminated_as_interrupted():
+        for number, run in enumerate(plan.runs, 1):
+            place = f"{run.name} ({number} of {len(plan.runs)})"
+            if is_done(run):
+                print(f"== {place}: done", flush=True)
+                continue
+            if not is_trained(run):
+                _start(f"Train {place}", training_words(run), plan, launcher, log_name=run.name)
+            if run.is_decoded and not is_decoded(run):
+                words = decoding_words(run)
+                _start(
+                    f"Translate with {place}", words, plan, launcher, log_name=f"{run.name}_decode"
+                )
+
+
+def training_words(run: Run) -> tuple[str, ...]:
+    """What a launcher is given to train a run."""
+    return (run.launcher, *run.words)
+
+
+def decoding_words(run: Run) -> tuple[str, ...]:
+    """What a launcher is given to translate the test split with a run."""
+    return ("launchers/decode.py", *run.decode_words)
+
+
+def _start(title: str, words: Sequence[str], plan: Plan, launcher: Path, *, log_name: str) -> None:
+    """Run one command to its end."""
+    ranks = ("--num_gpus", str(plan.num_gpus), "--master_port", str(_free_port()))
+    command = [str(launcher), *ranks, "--log_level", "error", *words]
+    log = plan.folder / "logs" / f"{log_name}.log"
+    print(f"\n== {title}\n$ {' '.join([launcher.name, *command[1:]])}", flush=True)
+    code = _follow(command, log)
+    if code:
+        raise FlaError(
+            f"{title} ended with code {code}: {_last_words(log)} All of it is in {log}. When it is "
+            "mended, the same command goes on from here."
+        )
+
+
+def _follow(command: Sequence[str], log: Path) -> int:
+    """Show and keep what a command says; gives its exit code."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        log.open("w", encoding="utf-8", buffering=1) as kept,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        ) as process,
+    ):
+        assert process.stdout is not None
+        is_stopped = False
+        while True:
+            try:
+                for line in process.stdout:
+                    print(line, end="", flush=True)
+                    kept.write(line)
+                break
+            except KeyboardInterrupt:
+                # Ctrl-C has reached it, too; ranks take two signals at once for one.
+                process.send_signal(signal.SIGTERM)
+                is_stopped = True
+        code = process.wait()
+    if is_stopped:
+        raise RunStopped("The table was stopped. The same command goes on with it.")
+    return code
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise RunStopped("The table was stopped. The same command goes on with it.") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _last_words(log: Path) -> str:
+    """Why a command ended: its error, else its last lines."""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    told = errors[-1] if errors else " / ".join(lines[-3:])
+    if not told:
+        return "it said nothing."
+    told = told.removeprefix("error: ")[-_MAX_QUOTED:]
+    return told if told.endswith(".") else f"{told}."
+
+
+def _free_port() -> int:
+    """A port that nobody listens on, for the ranks to meet at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,123 @@
+"""How far the runs of a plan are, by their folders alone."""
+
+import json
+from typing import Any
+
+from fla.ablation.plan import TEST, Plan, Run
+from fla.config.check import check_stage1, check_stage2
+from fla.config.load import flatten, load_config
+from fla.config.schema import Stage1Config
+from fla.errors import ConfigError
+
+DONE = "DONE"
+"""What `fla.run` writes into the folder of a run that has reached its end."""
+
+
+def is_trained(run: Run) -> bool:
+    """Whether the run folder holds this very run, ended: `fla.run.is_finished` without torch."""
+    return (run.folder.path / DONE).is_file() and not _changed_keys(run)
+
+
+def is_decoded(run: Run) -> bool:
+    """Whether the test split was translated with this very run, and as its words say."""
+    path = run.folder.decodes_tsv("export", TEST)
+    done = run.folder.path / DONE
+    if not path.is_file() or not done.is_file():
+        return False
+    # Another training in the folder leaves the translations of the one before.
+    if path.stat().st_mtime < done.stat().st_mtime:
+        return False
+    entry = read_scores(run)
+    beam = run.config.beam
+    wanted = {
+        "num_beams": beam.num_beams,
+        "length_penalty": beam.length_penalty,
+        "max_new_tokens": beam.max_new_tokens,
+    }
+    return (
+        wanted.items() <= entry.get("beam", {}).items()
+        and entry.get("dtype") == "float32"
+        and entry.get("shuffle_videos") == run.config.data.shuffle_videos
+    )
+
+
+def is_done(run: Run) -> bool:
+    """Whether there is nothing left to do for a run."""
+    return is_trained(run) and (is_decoded(run) or not run.is_decoded)
+
+
+def read_scores(run: Run) -> dict[str, Any]:
+    """What scores.json has of the test split; empty: nothing."""
+    try:
+        content = json.loads(run.folder.scores_json.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    entry = content.get(TEST, {}) if isinstance(content, dict) else {}
+    return entry if isinstance(entry, dict) else {}
+
+
+def describe_state(run: Run) -> str:
+    """A word for a list: done, to translate, started or new."""
+    if is_done(run):
+        return "done"
+    if is_trained(run):
+        return "to translate"
+    return "started" if run.folder.config_yaml.is_file() else "new"
+
+
+def check_plan(plan: Plan) -> None:
+    """Find before the first run starts whatever would stop a later one.
+
+    Exports of stage 1 that the plan itself makes need not be there yet.
+
+    Raises:
+        ConfigError: Every broken rule, one sentence each.
+    """
+    problems: dict[str, None] = {}
+    for run in plan.runs:
+        if not is_trained(run):
+            problems |= dict.fromkeys([*_broken_rules(run, plan.num_gpus), *_other_settings(run)])
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _broken_rules(run: Run, num_gpus: int) -> list[str]:
+    try:
+        if isinstance(run.config, Stage1Config):
+            check_stage1(run.config, num_gpus)
+        else:
+            check_stage2(run.config, num_gpus)
+    except ConfigError as error:
+        missing = f"model.encoder_export ({run.folder.path.parent / run.needs / 'export'}): "
+        return [
+            line
+            for line in str(error).splitlines()
+            if not run.needs or not line.startswith(f"{missing}there is no export")
+        ]
+    return []
+
+
+def _other_settings(run: Run) -> list[str]:
+    changed = _changed_keys(run)
+    if not changed:
+        return []
+    # Here, not at the top: it brings torch and DeepSpeed, and folders are seldom changed.
+    from fla.run import FREE_ON_RESUME
+
+    refused = [key for key in changed if key not in FREE_ON_RESUME]
+    if not refused:
+        return []
+    told = "; ".join(f"{key} was {changed[key][0]} and is now {changed[key][1]}" for key in refused)
+    return [
+        f"{run.folder.path} holds a run with other settings: {told}. Set them back, or choose "
+        "another folder with --dir."
+    ]
+
+
+def _changed_keys(run: Run) -> dict[str, tuple[Any, Any]]:
+    saved = run.folder.config_yaml
+    if not saved.is_file():
+        return {}
+    old = flatten(load_config(type(run.config), [str(saved)]))
+    new = flatten(run.config)
+    return {k: (old[k], new[k]) for k in new if k != "resume" and old[k] != new[k]}
