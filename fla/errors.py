@@ -1,6 +1,8 @@
 """Errors that a user can fix. A launcher or tool prints the sentence and exits with the code."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -45,6 +47,24 @@ class DiskError(FlaError, OSError):
             f"{self._path}: it could not be written ({self.strerror}; {free_space(self._path)}). "
             "Free some space, or choose another folder; what was there before is unchanged."
         )
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what the system says of a disk into a sentence.
+
+    Args:
+        path: What is written, where the system does not name it.
+
+    Raises:
+        DiskError: Something could not be written, renamed or removed.
+    """
+    try:
+        yield
+    except FlaError:
+        raise
+    except OSError as error:
+        raise DiskError(Path(error.filename or path), error) from error
 
 
 class RunStopped(FlaError):

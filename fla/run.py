@@ -19,7 +19,7 @@ from fla.checkpoint import (
     read_train_state,
 )
 from fla.config.load import flatten, load_config, save_config
-from fla.errors import ConfigError, FlaError, RunStopped
+from fla.errors import ConfigError, FlaError, RunStopped, disk_errors
 from fla.journal import truncate_journal
 from fla.provenance import write_provenance
 from fla.run_folder import (
@@ -141,7 +141,8 @@ def open_run(
     distributed.barrier()
     rank_log = start_rank_log(folder, runtime.rank)
     if runtime.is_main:
-        _write_records(config, folder, runtime, deepspeed_config, manifests, state)
+        with disk_errors(folder.path):
+            _write_records(config, folder, runtime, deepspeed_config, manifests, state)
     distributed.barrier()
     if checkpoint is not None:
         log.info("Going on from %s.", checkpoint)

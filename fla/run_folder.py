@@ -30,7 +30,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from fla.errors import CheckpointError, ConfigError, DataError, DiskError
+from fla.errors import CheckpointError, ConfigError, DataError, DiskError, disk_errors
 
 COMPLETE = "COMPLETE"
 
@@ -224,7 +224,8 @@ def clear_checkpoint(run: RunFolder, step: int) -> Path:
     _move_away(run, later)
     folder = run.checkpoint(step)
     _delete_checkpoint(folder)
-    folder.mkdir(parents=True)
+    with disk_errors(folder):
+        folder.mkdir(parents=True)
     return folder
 
 
@@ -347,8 +348,9 @@ def _move_away(run: RunFolder, paths: Iterable[Path]) -> None:
     home = run.path / datetime.now(UTC).strftime("before_%Y%m%dT%H%M%S_%f")
     for path in paths:
         target = home / path.relative_to(run.path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path.rename(target)
+        with disk_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(target)
 
 
 def _list_checkpoints(run: RunFolder) -> list[Path]:
@@ -361,6 +363,7 @@ def _list_checkpoints(run: RunFolder) -> list[Path]:
 def _delete_checkpoint(folder: Path) -> None:
     if not folder.exists():
         return
-    # First of all: a crash in the middle must not leave a checkpoint that looks whole.
-    (folder / COMPLETE).unlink(missing_ok=True)
-    shutil.rmtree(folder)
+    with disk_errors(folder):
+        # First of all: a crash in the middle must not leave a checkpoint that looks whole.
+        (folder / COMPLETE).unlink(missing_ok=True)
+        shutil.rmtree(folder)

@@ -16,7 +16,7 @@ from torch import distributed
 from fla.checkpoint import TrainState, complete_checkpoint
 from fla.checkpoint_files import Digest, digest_file
 from fla.engine import CheckpointFile, Engine
-from fla.errors import FlaError
+from fla.errors import FlaError, disk_errors
 from fla.run_folder import RunFolder, clear_checkpoint, prune_checkpoints
 from fla.runtime import Runtime
 
@@ -140,12 +140,13 @@ def _write_files(files: Sequence[CheckpointFile]) -> dict[str, Digest] | FlaErro
     digests = {}
     try:
         for path, write in files:
-            write(path)
-            # A checkpoint that a loss of power has emptied would be complete all the same.
-            descriptor = os.open(path, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
-            digests[path.name] = digest_file(path)
+            with disk_errors(path):
+                write(path)
+                # A checkpoint that a loss of power has emptied would be complete all the same.
+                descriptor = os.open(path, os.O_RDONLY)
+                os.fsync(descriptor)
+                os.close(descriptor)
+                digests[path.name] = digest_file(path)
     except FlaError as error:
         return error
     return digests

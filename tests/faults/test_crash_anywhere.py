@@ -1,5 +1,8 @@
-"""A run that is killed between any two of its file operations goes on as if it had not been."""
+"""A run that is killed between any two of its file operations, or whose disk fails from any of
+them on, goes on as if it had not been.
+"""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -13,6 +16,7 @@ import torch
 from torch import distributed
 
 from fla.checkpoint import TrainState, choose_checkpoint, read_train_state
+from fla.errors import FlaError
 from fla.run_folder import list_complete_checkpoints, open_run_folder, read_best, step_of
 from fla.runtime import join_process_group
 from tests.helpers.training import RUNTIME, Training
@@ -55,6 +59,43 @@ def train_until(folder: Path, last_event: int) -> None:
 
     sys.addaudithook(count)
     train_run(folder)
+
+
+def train_on_bad_disk(folder: Path, last_event: int, error: int) -> None:
+    """Train until a disk is full, or suddenly read-only; say so in one sentence and no traceback.
+
+    Exits with 3 where a sentence was said.
+    """
+    seen = 0
+
+    def fail(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal seen
+        if event not in FILE_EVENTS or str(folder) not in str(arguments[0]):
+            return
+        # A full disk still removes and renames, and is read.
+        if not writes(event, arguments, names=error == errno.EROFS):
+            return
+        seen += 1
+        if seen > last_event:
+            raise OSError(error, os.strerror(error), str(arguments[0]))
+
+    sys.addaudithook(fail)
+    try:
+        train_run(folder)
+    except FlaError as told:
+        assert os.strerror(error) in str(told), told
+        assert str(folder) in str(told), told
+        assert " free" in str(told), told
+        # Not by a return: the rest of the process would meet the same disk.
+        os._exit(3)
+
+
+def writes(event: str, arguments: tuple[Any, ...], *, names: bool) -> bool:
+    """Whether an operation takes room on a disk or, with `names`, changes anything of it."""
+    if event == "open":
+        flags = arguments[2] if isinstance(arguments[2], int) else 0
+        return bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+    return event == "os.mkdir" or names
 
 
 def in_own_process(function: Callable[..., None], *arguments: object) -> int:
@@ -111,3 +152,23 @@ def test_killed_between_any_two_file_operations_it_goes_on_to_the_same_end(whole
     # What was whole once is never lost before something newer is.
     assert steps == sorted(steps)
     assert set(steps) == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS], ids=["full", "read-only"])
+def test_a_disk_that_fails_at_any_write_is_told_in_a_sentence_and_loses_nothing(
+    error, whole, tmp_path
+):
+    steps, codes = [], [3]
+    while codes[-1]:
+        folder = tmp_path / f"failed_{len(steps)}"
+        open_run_folder(folder)
+        codes.append(in_own_process(train_on_bad_disk, folder, len(steps), error))
+        assert codes[-1] in (0, 3), f"a traceback at write {len(steps)}"
+        steps.append(newest_whole_step(folder))
+
+        assert in_own_process(train_run, folder) == 0
+        assert look_at(folder) == whole, f"failed from write {len(steps)} on"
+
+    assert len(steps) > 15
+    assert steps == sorted(steps)
