@@ -17,7 +17,7 @@ PYTEST := .venv/bin/python -m pytest -q -m 'not slow and not gpu'
 INSTALLED := .venv/installed
 BENCH_INSTALLED := .venv/bench-installed
 
-.PHONY: help demo test lint bench soak clean
+.PHONY: help demo test lint bench soak gpu-check clean
 
 help:
 	@echo 'make demo    corpus, both stages, decoding, scores, one video translated'
@@ -25,6 +25,7 @@ help:
 	@echo 'make lint    ruff and mypy'
 	@echo 'make bench   the data path beside other ways, and cached features beside online ones, in ratios'
 	@echo 'make soak    runs stopped at random for MINUTES=30, and compared with one that was not'
+	@echo 'make gpu-check  decoding, both stages, speed and memory on the first GPU'
 	@echo 'make clean   remove .venv and caches; runs and data stay'
 
 demo: $(INSTALLED)
@@ -49,6 +50,11 @@ bench: $(BENCH_INSTALLED)
 soak: $(INSTALLED)
 	@env -u DS_ACCELERATOR PATH="$(CURDIR)/.venv/bin:$$PATH" \
 		.venv/bin/python -m tests.faults.soak --minutes $(MINUTES)
+
+# The table first; then the tests that need a GPU.
+gpu-check: $(INSTALLED)
+	@env -u DS_ACCELERATOR PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python -m tests.gpu
+	@env -u DS_ACCELERATOR PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python -m pytest -q -m gpu tests
 
 clean:
 	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

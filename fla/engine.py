@@ -290,9 +290,10 @@ class Engine:
         rates = self._engine.lr_scheduler.get_last_lr()
         for group, own, rate in zip(optimizer.param_groups, settings, rates, strict=True):
             group.update(own, lr=rate)
-        for state in self._engine.basic_optimizer.state.values():
+        # It also leaves them on the CPU, where the fused kernel of a GPU cannot read them.
+        for parameter, state in self._engine.basic_optimizer.state.items():
             if torch.is_tensor(state.get("step")):
-                state["step"] = state["step"].clone()
+                state["step"] = state["step"].to(parameter.device, copy=True)
         # Universal checkpoints have none, and DeepSpeed leaves the model's own without a word.
         saved = [open_tensors(folder / BUFFERS)]
         if universal is None and self._statistics_file(folder).is_file():

@@ -41,6 +41,9 @@ DALI_CODECS = {
 }
 """Codecs that DALI decodes on each device; AV1 is missing on A100 and H100."""
 
+NVDEC_LEAST_PX = {"h264": (48, 16), "hevc": (144, 144), "vp8": (48, 16), "vp9": (128, 128)}
+"""Width and height of the smallest pictures that NVDEC decodes (NVDEC application note)."""
+
 Decoder = Literal["dali", "software", "images"]
 """Who decodes a recording."""
 
@@ -134,10 +137,10 @@ class ClipPipeline:
             crop_px=crop_px,
         )
         self._graph = self._build()
-        self._wait: Callable[[], None] = (
-            _nothing
-            if dali_device_id is None
-            else torch.cuda.current_stream(dali_device_id).synchronize
+        # Of its own: on torch's, packing would wait for all that training has asked for by then,
+        # and the next clips with it. None: the CPU has no streams, and torch takes None for "stay".
+        self._stream: Any = (
+            None if dali_device_id is None else torch.cuda.Stream(dali_device_id, priority=-1)
         )
 
     def run(self, requests: Sequence[ClipRequest]) -> tuple[Tensor, Tensor]:
@@ -152,16 +155,21 @@ class ClipPipeline:
             ClipError: A clip does not decode; names the sample and the file.
         """
         inputs = list(self._threads.map(self._read, requests))
-        try:
-            clips = self._run_graph(inputs)
-        except RuntimeError as error:
-            # DALI does not say which clip it was, and after an error its graph is not to be used.
-            self._graph = self._build()
-            raise self._find_fault(requests, inputs, error) from error
-        lengths = torch.tensor([len(clip) for clip in clips])
-        packed = _normalize(clips)
-        # DALI takes its memory back when `clips` goes, without asking torch's stream.
-        self._wait()
+        with torch.cuda.stream(self._stream):
+            try:
+                clips = self._run_graph(inputs)
+            except RuntimeError as error:
+                # DALI does not say which clip it was, and after an error its graph is not to be
+                # used.
+                self._graph = self._build()
+                raise self._find_fault(requests, inputs, error) from error
+            lengths = torch.tensor([len(clip) for clip in clips])
+            packed = _normalize(clips)
+        if self._stream is not None:
+            # DALI takes its memory back when `clips` goes, without asking torch's stream.
+            self._stream.synchronize()
+            # Memory of this stream that the consumer's reads: not to be used again before.
+            packed.record_stream(torch.cuda.default_stream(packed.device))
         return packed.permute(0, 3, 1, 2), lengths
 
     def close(self) -> None:
@@ -220,8 +228,12 @@ def choose_decoder(video: VideoFormat | None, decode_device: Literal["mixed", "c
     has_codec = video.codec in DALI_CODECS[decode_device]
     # NVDEC of A100 and H100 has neither 10 bit nor 4:2:2 H.264.
     has_format = video.pixel_format in ("yuv420p", "yuvj420p")
+    least = (1, 1)
+    if has_codec and decode_device == "mixed":
+        least = NVDEC_LEAST_PX[video.codec]
+    is_large = video.width >= least[0] and video.height >= least[1]
     # DALI turns nothing, and what NVDEC makes of fields is not what software does.
-    return "dali" if has_codec and has_format and video.is_plain else "software"
+    return "dali" if has_codec and has_format and is_large and video.is_plain else "software"
 
 
 def _read_encoded(request: ClipRequest) -> _ClipInput | None:
@@ -336,7 +348,8 @@ def _clip_graph(*, decode_device: str, resize_px: int, crop_px: int) -> Any:
 
 
 def _decode(encoded: Any, numbers: Any, *, decode_device: str, resize_px: int) -> Any:
-    frames: Any = fn.decoders.video(encoded, device=decode_device, frames=numbers)
+    # Not pinned to cores: the ranks of a machine would all be to the same ones.
+    frames: Any = fn.decoders.video(encoded, device=decode_device, frames=numbers, affine=False)
     return fn.resize(frames, size=(resize_px, resize_px))
 
 
@@ -351,7 +364,3 @@ def _warp(frames: Any, warp: Any, *, decode_device: str, crop_px: int) -> Any:
     # The same map in a quarter of the time: on the CPU, DALI leaves this one to OpenCV.
     matrix = fn.cat(warp, np.array([[0, 0, 1]], np.float32), axis=0)
     return fn.experimental.warp_perspective(frames, matrix, size=size, border_mode="replicate")
-
-
-def _nothing() -> None:
-    return

@@ -51,10 +51,13 @@ class Clip:
         return (self.first_frame + self.num_frames - 0.5) / self.fps
 
 
-def make_recordings(folder: Path) -> list[Path]:
+def make_recordings(folder: Path, *, seconds: int = SECONDS) -> list[Path]:
     """Long recordings as they come from the web: H.264, crf 21, a key frame every 250, B-frames."""
     return [
-        _once(folder / f"signer_{fps}fps.mp4", lambda path, fps=fps: _record(path, fps=fps))
+        _once(
+            folder / f"signer_{fps}fps.mp4",
+            lambda path, fps=fps: _record(path, fps=fps, seconds=seconds),
+        )
         for fps in FRAME_RATES
     ]
 
@@ -84,7 +87,7 @@ def make_png_folders(folder: Path) -> list[Path]:
     ]
 
 
-def draw_clips(recordings: list[Path], *, num_clips: int) -> list[Clip]:
+def draw_clips(recordings: list[Path], *, num_clips: int, seconds: int = SECONDS) -> list[Clip]:
     """Sentences of 3 to 10 seconds anywhere in the recordings."""
     rng = np.random.default_rng(SEED)
     clips = []
@@ -92,7 +95,7 @@ def draw_clips(recordings: list[Path], *, num_clips: int) -> list[Clip]:
         turn = number % len(recordings)
         fps = FRAME_RATES[turn]
         num_frames = round(rng.uniform(3, 10) * fps)
-        first = int(rng.integers(SECONDS * fps - num_frames))
+        first = int(rng.integers(seconds * fps - num_frames))
         clips.append(Clip(path=recordings[turn], fps=fps, first_frame=first, num_frames=num_frames))
     return clips
 
@@ -117,8 +120,8 @@ def _once(path: Path, make: Callable[[Path], None]) -> Path:
     return unfinished.rename(path)
 
 
-def _record(path: Path, *, fps: int) -> None:
-    frames = _signer(1280, 720, seed=fps, fps=fps, seconds=SECONDS)
+def _record(path: Path, *, fps: int, seconds: int) -> None:
+    frames = _signer(1280, 720, seed=fps, fps=fps, seconds=seconds)
     # x264's own choices else: 250 frames between key frames, 3 B-frames in a row.
     _encode(path, frames, fps=fps, options={"crf": "21"})
 

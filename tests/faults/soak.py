@@ -8,8 +8,9 @@ import argparse
 import random
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from fla.run_folder import RunFolder, list_complete_checkpoints, step_of
 from tests.helpers.commands import deepspeed, run_well
@@ -18,8 +19,18 @@ from tests.helpers.stops import STOPS, lose_power
 from tests.helpers.tiny_corpus import TinyCorpus, make_corpus
 
 STEPS = ("train.num_epochs=10", "train.max_steps=24", "train.evaluate_every_steps=8")
-STEPS += ("train.log_every_steps=3",)
+STEPS += ("train.log_every_steps=3", "train.patience_minutes=0.5")
 LONGEST_S = 400
+
+
+class Stopped(NamedTuple):
+    """What one stop took."""
+
+    stage: int
+    name: str
+    ended_s: float
+    lost_steps: int
+    """Between the last row of training and the checkpoint that the run goes on from."""
 
 
 class Soak:
@@ -34,6 +45,7 @@ class Soak:
             start_s = time.monotonic()
             run_well(deepspeed(*self.words(stage, run.path)), timeout_s=LONGEST_S)
             self.seconds[stage] = time.monotonic() - start_s
+        self.stopped: list[Stopped] = []
 
     def words(self, stage: int, run_dir: Path) -> list[str]:
         if stage == 1:
@@ -76,11 +88,22 @@ class Soak:
         took_s = time.monotonic() - start_s
         reached = max((row["step"] for row in read_rows(run)), default=0)
         kept = newest(run)
+        self.stopped.append(Stopped(stage, stop.__name__, took_s, max(0, reached - kept)))
         print(
             f"stage {stage}  {stop.__name__:26} at {moment_s:5.1f} s  ended in {took_s:4.1f} s  "
             f"rows up to step {reached:2}, checkpoint of step {kept:2}",
             flush=True,
         )
+
+
+def summarize(stopped: Sequence[Stopped]) -> Iterator[str]:
+    """A table for people, a line for each way to stop a stage."""
+    yield "| fault | stage | times | ended within | most steps lost |"
+    yield "|---|---|---|---|---|"
+    for name, stage in sorted({(it.name, it.stage) for it in stopped}):
+        those = [it for it in stopped if (it.name, it.stage) == (name, stage)]
+        longest_s, lost = max(it.ended_s for it in those), max(it.lost_steps for it in those)
+        yield f"| {name} | {stage} | {len(those)} | {longest_s:.0f} s | {lost} |"
 
 
 def newest(run: RunFolder) -> int:
@@ -101,6 +124,7 @@ def main() -> None:
         while time.monotonic() < end_s:
             soak.play(number)
             number += 1
+    print(*summarize(soak.stopped), sep="\n")
     print(f"{number} runs were stopped and ended as the ones that nothing stopped.")
 
 

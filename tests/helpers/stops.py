@@ -43,8 +43,15 @@ def warn_a_rank(run: Launched) -> None:
     assert run.end(timeout_s=PATIENCE_S) == 75
 
 
+def hang_a_rank(run: Launched) -> None:
+    """The others wait as long as train.patience_minutes; DeepSpeed's launcher kills 30 s later."""
+    run.ranks()[1].send_signal(signal.SIGSTOP)
+    assert run.end(timeout_s=3 * PATIENCE_S) != 0
+
+
 STOPS = (
     lose_power,
+    hang_a_rank,
     lose_a_rank,
     lose_the_starter,
     lose_the_launcher,
