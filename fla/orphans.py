@@ -32,6 +32,9 @@ def end_with_launcher() -> None:
     except psutil.Error:
         return
     if not any(word.endswith(_LAUNCHERS) for word in words):
+        if parent.pid == 1 and _has_had_launcher():
+            # It went while this process was importing.
+            os.kill(os.getpid(), signal.SIGTERM)
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent.pid:
@@ -42,6 +45,12 @@ def end_with_launcher() -> None:
             target=_watch, args=(parent, starter.pid), name="launcher", daemon=True
         )
         watch.start()
+
+
+def _has_had_launcher() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ or any(
+        word.startswith("--local_rank") for word in sys.argv
+    )
 
 
 def _watch(launcher: psutil.Process, starter_pid: int) -> None:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from torch import Tensor, distributed
 
 from tests.distributed.test_engine import open_toy, runtime, take_step, whole_weights
@@ -51,6 +52,7 @@ def resume_on_a_late_disk(folder: Path) -> tuple[dict[str, Tensor], dict[str, Te
     return saved, whole_weights(engine), time.monotonic() - start_s
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_loaded_as_soon_as_every_node_sees_it(tmp_path: Path):
     for saved, loaded, seconds in run_ranks(resume_on_a_late_disk, tmp_path, world_size=2):
         assert seconds > 1

@@ -210,6 +210,7 @@ def test_vocabulary_that_does_not_match_the_weights_names_both_sizes(
     expect_sentence(done, *map(str, sizes), str(corpus.mbart), exit_code=DATA)
 
 
+@pytest.mark.slow
 def test_two_ranks_under_deepspeeds_launcher_say_it_once(corpus, tmp_path):
     done = run(deepspeed(*corpus.stage1(tmp_path), "optim.learning_rat=1"))
 

@@ -168,6 +168,7 @@ def test_three_ranks_translate_what_two_trained_under_zero_3_as_one_does(stage2,
         assert best["log_prob"] >= second["log_prob"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_translates_as_the_export_that_was_made_of_it(stage2, tmp_path):
     # Two ranks wrote it under ZeRO-3; the last step was the best, or the export is of another one.
     checkpoint = stage2.checkpoint(2)

@@ -218,6 +218,7 @@ def unwatch(backend: Any) -> None:
         delattr(backend, name)
 
 
+@pytest.mark.slow
 def test_messages_and_checkpoints_are_those_of_real_ranks(tmp_path):
     from tests.distributed.test_memory_plan import BUCKET, THRESHOLD, build_model
 
