@@ -98,6 +98,7 @@ def open_parts(
                 keep_every_steps=config.train.keep_every_steps,
                 save_every_minutes=config.train.save_every_minutes,
                 max_nonfinite_steps=config.train.max_nonfinite_steps if skips else 0,
+                profile_steps=config.train.profile_steps,
             ),
             deepspeed_config=deepspeed_config,
         )

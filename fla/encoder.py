@@ -29,9 +29,13 @@ def read_encoder(
     """
     encoder, shape = _open_encoder(config)
     to_freeze, trained = encoder.split(config.model.freeze)
+    if trained is not None and trained.backbone is not None:
+        trained.backbone.num_checkpointed = config.model.checkpointed_stages
     if to_freeze is None:
         return None, trained, shape
     frozen = FrozenEncoder(to_freeze, memory_gib=config.features.encoder_memory_gib)
+    if config.model.compile:
+        frozen.compile_backbone()
     return frozen.to(runtime.device), trained, shape
 
 

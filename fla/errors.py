@@ -35,7 +35,7 @@ class DiskError(FlaError, OSError):
     """
 
     def __init__(self, path: Path, error: OSError) -> None:
-        super().__init__(error.errno, error.strerror)
+        super().__init__(error.errno, error.strerror or str(error))
         self._path = path
 
     def __reduce__(self) -> tuple[type["DiskError"], tuple[Path, OSError]]:

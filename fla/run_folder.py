@@ -5,6 +5,7 @@
     best.txt                        tag of the best checkpoint
     tracking.json                   what the run is to be in MLflow
     run_id.txt                      what its checkpoints are known by
+    profile/                        trace.json.gz and operators.txt of train.profile_steps
     logs/rank_000.log
     checkpoints/step_0002000/       DeepSpeed's files, state.json, and COMPLETE, written last
     decodes/step_0002000.dev.tsv    id, hypothesis, reference
@@ -82,6 +83,10 @@ class RunFolder:
         return self.path / "best.txt"
 
     @property
+    def profile(self) -> Path:
+        return self.path / "profile"
+
+    @property
     def logs(self) -> Path:
         return self.path / "logs"
 
@@ -153,7 +158,7 @@ def set_aside(run: RunFolder) -> None:
         run.skipped_tsv,
         run.best_txt,
     )
-    folders = (run.checkpoints, run.decodes, run.model, run.export, run.exports)
+    folders = (run.checkpoints, run.decodes, run.model, run.export, run.exports, run.profile)
     filled = [folder for folder in folders if folder.is_dir() and any(folder.iterdir())]
     _move_away(run, [*filter(Path.exists, files), *filled])
     open_run_folder(run.path)

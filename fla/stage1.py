@@ -77,6 +77,7 @@ def _train_and_export(config: Stage1Config, runtime: Runtime) -> None:
             dropout=config.model.dropout,
             label_smoothing=config.train.label_smoothing,
         )
+        model.visual_encoder.backbone.num_checkpointed = config.model.checkpointed_stages
         start_from_frequencies(model.light_t, parts.train_split.token_ids)
         engine = open_engine(
             model,
@@ -88,6 +89,9 @@ def _train_and_export(config: Stage1Config, runtime: Runtime) -> None:
             runtime=runtime,
             ema_decay=config.train.ema_decay,
         )
+        if config.model.compile:
+            # Behind the engine, whose copy of the model for evaluation stays as it is.
+            model.visual_encoder.backbone.compile_in_place()
         train_stage(
             engine,
             parts,

@@ -22,6 +22,7 @@ from fla.finite import (
     stop_unless_finite,
     stop_unless_norms_are_finite,
 )
+from fla.profiling import NO_PROFILE, Profile, open_profile
 from fla.progress import Progress
 from fla.run_folder import RunFolder, checkpoint_tag, write_best
 from fla.runtime import Runtime, ask_main
@@ -57,6 +58,8 @@ class Schedule:
     """Longest time between two checkpoints."""
     max_nonfinite_steps: int = 0
     """Most steps to leave out whose loss or gradient is no number; 0: the first ends the run."""
+    profile_steps: int = 0
+    """Steps that are recorded for a profile, after three; 0: none."""
     retention: Retention
 
     def is_evaluated(self, step: int) -> bool:
@@ -76,6 +79,7 @@ def plan_schedule(
     keep_every_steps: int = 0,
     save_every_minutes: float = 0.0,
     max_nonfinite_steps: int = 0,
+    profile_steps: int = 0,
 ) -> Schedule:
     """Turn epochs into steps; 0 for `max_steps` and `evaluate_every_steps` means by epochs.
 
@@ -88,6 +92,7 @@ def plan_schedule(
         evaluate_every_steps=evaluate_every_steps or steps_per_epoch,
         save_every_s=60 * save_every_minutes or float("inf"),
         max_nonfinite_steps=max_nonfinite_steps,
+        profile_steps=profile_steps,
         retention=Retention(
             newest=keep_checkpoints, best=keep_best_checkpoints, every_steps=keep_every_steps
         ),
@@ -137,6 +142,9 @@ def train(
     window = Window(runtime, state.windows)
     saver = Saver(engine, run_folder, runtime=runtime, retention=schedule.retention)
     vote = Vote(world_size=runtime.world_size, patience=runtime.patience)
+    profile = open_profile(
+        schedule.profile_steps, run_folder=run_folder, tracker=tracker, runtime=runtime
+    )
 
     def save() -> None:
         nonlocal state
@@ -150,7 +158,8 @@ def train(
 
     def score_step(score: Callable[[int], float]) -> None:
         nonlocal state
-        state = _evaluate(score, run_folder, runtime, saver, schedule, state)
+        with profile.phase("evaluation"):
+            state = _evaluate(score, run_folder, runtime, saver, schedule, state)
         if state.best_step == state.step:
             on_best(state.step)
 
@@ -168,7 +177,7 @@ def train(
                 # It goes on from a checkpoint of another run.
                 save()
             score_step(evaluate)
-        for step in _steps_from(loader, state.step, schedule.num_steps):
+        for step in profile.steps(_steps_from(loader, state.step, schedule.num_steps)):
             state = replace(state, step=state.step + 1)
             is_last = state.step == schedule.num_steps
             is_logged = state.step % schedule.log_every_steps == 0 or is_last
@@ -176,7 +185,7 @@ def train(
                 engine.keep_statistics()
             take = partial(
                 _take_step, engine, step, prepare, number=state.step,
-                seed=_step_seed(seed, state.step, runtime.rank),
+                seed=_step_seed(seed, state.step, runtime.rank), profile=profile,
             )  # fmt: skip
             taken = take(watched if is_logged else {})
             if taken.is_done:
@@ -271,18 +280,22 @@ def _take_step(
     *,
     number: int,
     seed: int,
+    profile: Profile = NO_PROFILE,
 ) -> _Taken:
     # Dropout depends on the step alone, so a resumed run draws what this one would have.
     torch.manual_seed(seed)
     losses = []
     last = len(step.micro_batches) - 1
     for index, micro_batch in enumerate(step.micro_batches):
-        loss = engine(prepare(micro_batch))
-        engine.backward(loss.nats, num_tokens=step.num_tokens, is_last=index == last)
+        with profile.phase("forward"):
+            loss = engine(prepare(micro_batch))
+        with profile.phase("backward"):
+            engine.backward(loss.nats, num_tokens=step.num_tokens, is_last=index == last)
         sample_ids = getattr(micro_batch, "sample_ids", ())
         losses.append(MicroBatchLoss(number, sample_ids, loss.nats.detach()))
     norms = engine.norms(watched) if watched else {}
-    return _Taken(losses, norms, engine.step())
+    with profile.phase("step"):
+        return _Taken(losses, norms, engine.step())
 
 
 def _leave_out(

@@ -6,6 +6,8 @@ another.
 
 import json
 import os
+import shutil
+import sysconfig
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,7 @@ def check_stage1(config: Stage1Config, world_size: int | None = None) -> None:
         *_broken_batches(config.train, _world_size(world_size)),
         *_broken_deepspeed(config, _world_size(world_size)),
         *bf16_parameters(config.deepspeed, "stage 1 cannot run with it", "zero1_autocast.json"),
+        *_broken_compile(config),
     )
 
 
@@ -73,6 +76,7 @@ def check_stage2(config: Stage2Config, world_size: int | None = None) -> None:
         *_missing_llm(config.model.llm_dir),
         *_broken_source(config.model),
         *broken_modes(config),
+        *_broken_use_of_frozen(config.model),
         *_broken_batches(config.train, _world_size(world_size)),
         *_broken_deepspeed(config, _world_size(world_size)),
     )
@@ -184,6 +188,61 @@ def _broken_backbone(weights: str) -> Iterator[str]:
         yield (
             f"model.backbone_weights ({weights}): there is no such file. Give a "
             "torchvision ResNet-18 (.pth or .safetensors), or leave it empty for random weights."
+        )
+
+
+def _broken_compile(config: Stage1Config) -> Iterator[str]:
+    if not config.model.compile:
+        return
+    yield from _missing_compiler()
+    if config.model.checkpointed_stages:
+        yield (
+            f"model.compile and model.checkpointed_stages ({config.model.checkpointed_stages}): "
+            "PyTorch compiles no stages that are computed twice. Leave one of them out."
+        )
+    try:
+        content = json.loads(Path(config.deepspeed).read_text(encoding="utf-8"))
+        stage = content["zero_optimization"]["stage"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if stage == 3:
+        yield (
+            f"model.compile with {config.deepspeed}: ZeRO-3 fetches weights inside of what would "
+            "be compiled. Use ds_configs/zero1_autocast.json or zero2_autocast.json."
+        )
+
+
+def _broken_use_of_frozen(model: TranslatorConfig) -> Iterator[str]:
+    """What is asked of a frozen ResNet, or of a trained one, that is for the other alone."""
+    if model.checkpointed_stages and model.freeze != "nothing":
+        yield (
+            f"model.checkpointed_stages ({model.checkpointed_stages}) with "
+            f"model.freeze={model.freeze}: no activations of a frozen backbone are kept. Set "
+            "model.checkpointed_stages=0, or model.freeze=nothing."
+        )
+    if not model.compile:
+        return
+    yield from _missing_compiler()
+    if model.freeze == "nothing":
+        yield (
+            "model.compile with model.freeze=nothing: stage 2 compiles a frozen backbone alone, as "
+            "DeepSpeed's work inside of a trained one cannot be. Set model.compile=false."
+        )
+
+
+def _missing_compiler() -> Iterator[str]:
+    # As torch.compile looks for it, on a GPU too, where it is for what calls the kernels.
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        yield (
+            f"model.compile needs a C++ compiler, and there is no {compiler}. Install g++, name "
+            "another one in the environment variable CXX, or set model.compile=false."
+        )
+    elif not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        yield (
+            "model.compile needs Python's headers, and there is no "
+            f"{sysconfig.get_path('include')}/Python.h. Install them (python3-dev), or set "
+            "model.compile=false."
         )
 
 

@@ -27,6 +27,10 @@ MAX_POSITIONS = 1024
 """Frames, and tokens, that mBART and Light-T have positions for; T5 has no such bound."""
 
 
+MAX_PROFILE_STEPS = 100
+"""A step is thousands of operations, all of which are kept in memory until they are written."""
+
+
 class Range(NamedTuple):
     """Values that a number may take."""
 
@@ -55,6 +59,7 @@ POSITIVE = Range(0, excludes_low=True)
 FRACTION = Range(0, 1, excludes_high=True)
 POSITIONS = Range(1, MAX_POSITIONS)
 SEED = Range(0, 2**31 - 1)
+RESNET_STAGES = Range(0, 4)
 
 RANGES: dict[type[Any], dict[str, Range]] = {
     DataConfig: {
@@ -73,12 +78,18 @@ RANGES: dict[type[Any], dict[str, Range]] = {
         "max_skipped_fraction": FRACTION,
     },
     TextConfig: {"max_tokens": POSITIONS},
-    EncoderConfig: {"sign_width": COUNT, "kernel_size": COUNT, "dropout": FRACTION},
+    EncoderConfig: {
+        "sign_width": COUNT,
+        "kernel_size": COUNT,
+        "dropout": FRACTION,
+        "checkpointed_stages": RESNET_STAGES,
+    },
     TranslatorConfig: {
         "sign_width": COUNT,
         "kernel_size": COUNT,
         "dropout": FRACTION,
         "attention_dropout": FRACTION,
+        "checkpointed_stages": RESNET_STAGES,
     },
     FeaturesConfig: {"num_views": NOT_NEGATIVE, "encoder_memory_gib": POSITIVE},
     Stage1OptimConfig: {
@@ -111,6 +122,7 @@ RANGES: dict[type[Any], dict[str, Range]] = {
         "global_batch_size": COUNT,
         "micro_batch_size": COUNT,
         "label_smoothing": FRACTION,
+        "profile_steps": Range(0, MAX_PROFILE_STEPS),
         "ema_decay": FRACTION,
         "log_every_steps": COUNT,
         "evaluate_every_steps": NOT_NEGATIVE,

@@ -84,6 +84,11 @@ class EncoderConfig:
     """Dropout of Light-T."""
     light_t: Literal["tiny", "small", "base", "large"] = "base"
     """Size of Light-T (table 7)."""
+    checkpointed_stages: int = 0
+    """First stages of the ResNet, 0 to 4, whose activations are computed again in the backward pass
+    instead of kept: memory against time."""
+    compile: bool = False
+    """Compile the ResNet by torch.compile, which takes minutes when it is first used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +113,10 @@ class TranslatorConfig:
     """Start the LLM from random weights, in the shape of llm_dir's config.json (table 10)."""
     gradient_checkpointing: bool = False
     """Compute the LLM's layers again in the backward pass instead of keeping their activations."""
+    checkpointed_stages: int = 0
+    """The same for so many first stages of a ResNet that is trained, 0 to 4."""
+    compile: bool = False
+    """Compile the frozen ResNet by torch.compile, which takes minutes when it is first used."""
     dropout: float = 0.3
     """Dropout of the LLM (MMTLB)."""
     attention_dropout: float = 0.1
@@ -190,6 +199,8 @@ class TrainConfig:
     """Steps between two rows of training metrics."""
     evaluate_every_steps: int = 0
     """Steps between evaluations on dev; 0: after every epoch. The last step is always evaluated."""
+    profile_steps: int = 0
+    """Steps that torch.profiler records into the run's profile folder, after three; 0: none."""
     ema_decay: float = 0.0
     """Decay of a moving average of the weights, which is then evaluated and exported; 0: none."""
     max_steps: int = 0

@@ -140,7 +140,7 @@ class ClipPipeline:
         # Of its own: on torch's, packing would wait for all that training has asked for by then,
         # and the next clips with it. None: the CPU has no streams, and torch takes None for "stay".
         self._stream: Any = (
-            None if dali_device_id is None else torch.cuda.Stream(dali_device_id, priority=-1)
+            None if dali_device_id is None else torch.cuda.Stream(dali_device_id, priority=-1)  # type: ignore[no-untyped-call]
         )
 
     def run(self, requests: Sequence[ClipRequest]) -> tuple[Tensor, Tensor]:

@@ -6,13 +6,16 @@ Shape letters:
 """
 
 import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import safetensors.torch
 import torch
-import torchvision
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torchvision.models.resnet import BasicBlock, ResNet
 
 from fla.errors import CheckpointError, ConfigError
 
@@ -20,7 +23,49 @@ FRAME_WIDTH = 512
 """C, the width that ResNet-18 ends with."""
 
 
-def build_backbone(weights: str = "") -> nn.Module:
+class Backbone(ResNet):  # type: ignore[misc]
+    """ResNet-18 without its classifier; names of weights are torchvision's.
+
+    Attributes:
+        num_checkpointed: First stages, 0 to 4, whose activations are computed again in the backward
+            pass instead of kept; the stem is part of the first one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(BasicBlock, [2, 2, 2, 2])
+        self.fc = nn.Identity()
+        self.num_checkpointed = 0
+        self._is_compiled = False
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Turn frames `(R, 3, H, W)` into frame-wise features `(R, C)`."""
+        stages = (self.layer1, self.layer2, self.layer3, self.layer4)
+        num_checkpointed = self.num_checkpointed if torch.is_grad_enabled() else 0
+        # The stem, whose only BatchNorm is this one, is the largest of all.
+        x = _run(self._stem, frames, norms=self.bn1, is_kept=num_checkpointed == 0)
+        for number, stage in enumerate(stages, start=1):
+            x = _run(stage, x, norms=stage, is_kept=number > num_checkpointed)
+        return torch.flatten(self.avgpool(x), 1)
+
+    def compile_in_place(self) -> None:
+        """Let PyTorch compile it when it is first used; names of weights stay."""
+        self._is_compiled = True
+        self.compile()
+
+    def look(self, frames: Tensor) -> Tensor:
+        """What `forward` gives, compiled or not."""
+        if self._is_compiled:
+            # It is compiled once for all R, except 1, which PyTorch takes for a constant.
+            torch._dynamo.maybe_mark_dynamic(frames, 0)
+        features: Tensor = self(frames)
+        return features
+
+    def _stem(self, frames: Tensor) -> Tensor:
+        x: Tensor = self.maxpool(self.relu(self.bn1(self.conv1(frames))))
+        return x
+
+
+def build_backbone(weights: str = "") -> Backbone:
     """Build ResNet-18 without its classifier, channels-last in memory.
 
     Args:
@@ -34,13 +79,40 @@ def build_backbone(weights: str = "") -> nn.Module:
         ConfigError: There is no such file.
         CheckpointError: The file holds something else than ResNet-18 weights.
     """
-    backbone = torchvision.models.resnet18(weights=None)
-    # The classifier goes before loading, so that weights of any number of classes fit.
-    backbone.fc = nn.Identity()
+    backbone = Backbone()
     if weights:
         _load_weights(backbone, Path(weights).expanduser())
-    module: nn.Module = backbone
-    return module
+    return backbone
+
+
+def _run(work: Callable[[Tensor], Tensor], x: Tensor, *, norms: nn.Module, is_kept: bool) -> Tensor:
+    """Do some work; where its activations are not kept, the backward pass does it again."""
+    if is_kept:
+        return work(x)
+    output: Tensor = checkpoint(
+        work,
+        x,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=lambda: (nullcontext(), _borrowed_statistics(norms)),
+    )
+    return output
+
+
+@contextmanager
+def _borrowed_statistics(module: nn.Module) -> Iterator[None]:
+    """Let BatchNorm update copies of its statistics: the frames have been counted already."""
+    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
+    own = [dict(norm.named_buffers()) for norm in norms]
+    for norm, buffers in zip(norms, own, strict=True):
+        for name, buffer in buffers.items():
+            setattr(norm, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for norm, buffers in zip(norms, own, strict=True):
+            for name, buffer in buffers.items():
+                setattr(norm, name, buffer)
 
 
 def _load_weights(backbone: nn.Module, path: Path) -> None:

@@ -18,6 +18,7 @@ from torch.func import functional_call
 
 from fla.batch import Batch
 from fla.models.adapters import Adapter
+from fla.models.backbone import Backbone
 from fla.models.packing import pad_clips
 from fla.models.temporal import LocalTemporal
 from fla.models.visual_encoder import VisualEncoder
@@ -64,7 +65,7 @@ class FeatureEncoder(nn.Module):
     def __init__(
         self,
         *,
-        backbone: nn.Module | None,
+        backbone: Backbone | None,
         temporal: LocalTemporal | None,
         light_t: LightTEncoder | None,
     ) -> None:
@@ -183,6 +184,12 @@ class FrozenEncoder(nn.Module):
         """The same batch with features `(R, D)`, bfloat16, in the place of its frames."""
         return replace(batch, frames=None, features=self.encoder(batch))
 
+    def compile_backbone(self) -> None:
+        """Let PyTorch compile the backbone when it is first used."""
+        backbone = self.encoder.backbone
+        if backbone is not None and not imitates_bfloat16(next(backbone.parameters())):
+            backbone.compile_in_place()
+
     def digest(self) -> str:
         """SHA-256 over names, types and bytes of all parameters and buffers."""
         digest = hashlib.sha256()
@@ -201,14 +208,13 @@ def _last_child(module: nn.Module) -> nn.Module:
     return [*module.children()][-1]
 
 
-def _look(backbone: nn.Module, frames: Tensor, memory_gib: float) -> Tensor:
+def _look(backbone: Backbone, frames: Tensor, memory_gib: float) -> Tensor:
     """Frame-wise features `(R, C)` in passes that keep within the memory, where none is learned."""
     frames = frames.to(next(backbone.parameters()).dtype)
     if torch.is_grad_enabled():
         # What the backward pass needs is kept anyway, and batch normalization sees all frames.
-        features: Tensor = backbone(frames)
-        return features
+        return backbone.look(frames)
     bytes_per_pixel = _BYTES_PER_PIXEL * frames.element_size() // 2
     bytes_per_frame = frames.shape[-1] * frames.shape[-2] * bytes_per_pixel
     frames_per_pass = max(1, int(memory_gib * 2**30 / bytes_per_frame))
-    return torch.cat([backbone(part) for part in torch.split(frames, frames_per_pass)])
+    return torch.cat([backbone.look(part) for part in torch.split(frames, frames_per_pass)])

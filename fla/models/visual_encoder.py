@@ -8,7 +8,7 @@ Shape letters:
 
 from torch import Tensor, nn
 
-from fla.models.backbone import FRAME_WIDTH, build_backbone
+from fla.models.backbone import FRAME_WIDTH, Backbone, build_backbone
 from fla.models.temporal import LocalTemporal
 
 
@@ -20,7 +20,7 @@ class VisualEncoder(nn.Module):
         temporal: Frame-wise features to sign-wise ones.
     """
 
-    def __init__(self, backbone: nn.Module, temporal: LocalTemporal) -> None:
+    def __init__(self, backbone: Backbone, temporal: LocalTemporal) -> None:
         super().__init__()
         self.backbone = backbone
         self.temporal = temporal
@@ -35,7 +35,7 @@ class VisualEncoder(nn.Module):
         Returns:
             Sign-wise features, `(R, D)`.
         """
-        features: Tensor = self.temporal(self.backbone(frames), lengths)
+        features: Tensor = self.temporal(self.backbone.look(frames), lengths)
         return features
 
 

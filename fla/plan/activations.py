@@ -83,7 +83,7 @@ class Activations:
     recomputed: int
     """With gradient checkpointing: of the layer that is at hand in the backward pass."""
     loss: int
-    """On top, where the forward pass ends and the backward pass begins: logits, their gradient."""
+    """On top, where the backward pass begins: the gradient of the logits."""
 
     @property
     def peak(self) -> int:
@@ -120,14 +120,14 @@ def plan_activations(
         recomputed = max(encoder_layer, decoder_layer)
     words = llm.vocab_size * batch.padded_tokens * _FP32
     return Activations(
-        # The loss keeps log-probabilities.
+        # The loss keeps the logits, which mBART adds a float32 bias to.
         saved=count.ends
         + llm.num_encoder_layers * kept_of_encoder
         + llm.num_decoder_layers * kept_of_decoder
         + words,
         recomputed=recomputed,
-        # The gradient of the log-probabilities, and from it that of the logits.
-        loss=2 * words,
+        # The gradient of the logits.
+        loss=words,
     )
 
 

@@ -99,7 +99,7 @@ def test_a_frozen_backbone_of_imagenet_below_what_is_trained(corpus, runs, image
 def test_nothing_frozen_random_weights_and_layers_that_are_computed_again(corpus, runs, stage1):
     words = corpus.stage2(runs / "free", stage1)
     words += ["model.freeze=nothing", "model.input_features=frame_wise", "model.random_llm=true"]
-    words += ["model.gradient_checkpointing=true", ZERO2_AUTOCAST]
+    words += ["model.gradient_checkpointing=true", "model.checkpointed_stages=2", ZERO2_AUTOCAST]
 
     folder = train(words, runs / "free", num_ranks=1)
 

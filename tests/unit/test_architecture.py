@@ -108,6 +108,7 @@ LAYERS = (
         "ensemble",
         "evaluate",
         "finite",
+        "profiling",
         "run",
         "saving",
         "shard_encoder",

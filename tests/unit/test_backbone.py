@@ -6,7 +6,7 @@ import torchvision
 from safetensors.torch import save_file
 
 from fla.errors import CheckpointError, ConfigError
-from fla.models.backbone import build_backbone
+from fla.models.backbone import Backbone, build_backbone
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +72,82 @@ def test_a_pickle_with_code_is_not_run(tmp_path: Path):
 
     with pytest.raises(CheckpointError, match="no file of tensors"):
         build_backbone(str(path))
+
+
+def step(backbone: Backbone, frames: torch.Tensor) -> list[torch.Tensor]:
+    """Forward and backward pass; gradients, and BatchNorm's statistics after it."""
+    backbone.train()
+    backbone(frames).square().sum().backward()
+    return [*(parameter.grad for parameter in backbone.parameters()), *backbone.buffers()]
+
+
+def kept_bytes(backbone: Backbone, frames: torch.Tensor) -> int:
+    own = {parameter.data_ptr() for parameter in backbone.parameters()}
+    kept = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        backbone.train()(frames)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+@pytest.mark.parametrize("num_checkpointed", [1, 2, 3, 4])
+def test_what_is_computed_again_changes_neither_gradients_nor_statistics(num_checkpointed: int):
+    kept, again = build_backbone(), build_backbone()
+    again.load_state_dict(kept.state_dict())
+    again.num_checkpointed = num_checkpointed
+    frames = torch.randn(4, 3, 32, 32)
+
+    # Twice, as with two micro-batches: statistics are counted once for each.
+    for _ in range(2):
+        pairs = zip(step(again, frames), step(kept, frames), strict=True)
+
+    assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
+    assert again.bn1.num_batches_tracked == 2
+
+
+def test_each_stage_that_is_computed_again_keeps_less():
+    backbone, frames = build_backbone(), torch.randn(2, 3, 64, 64)
+    kept = []
+
+    for backbone.num_checkpointed in range(5):
+        kept.append(kept_bytes(backbone, frames))
+
+    assert kept == sorted(kept, reverse=True)
+    assert len(set(kept)) == 5
+    # The stem and the first stage have the most of it.
+    assert kept[1] < 0.4 * kept[0]
+
+
+def test_evaluation_computes_nothing_twice():
+    backbone = build_backbone()
+    backbone.num_checkpointed = 4
+
+    with torch.no_grad():
+        features = backbone.eval()(torch.randn(2, 3, 32, 32))
+
+    assert features.shape == (2, 512)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_compiled_backbone_has_the_same_names_and_features():
+    torch.manual_seed(0)
+    plain, compiled = build_backbone(), build_backbone()
+    names = [*compiled.state_dict()]
+    compiled.compile_in_place()
+    # What was saved without it is loaded with it.
+    compiled.load_state_dict(plain.state_dict())
+
+    for num_frames in (6, 4, 7):
+        frames = torch.randn(num_frames, 3, 32, 32)
+        torch.testing.assert_close(compiled.look(frames), plain.look(frames), rtol=1e-3, atol=1e-3)
+    gradients = zip(step(compiled, frames), step(plain, frames), strict=True)
+
+    assert [*compiled.state_dict()] == names
+    for ours, theirs in gradients:
+        assert (ours - theirs).float().norm() <= 1e-3 * theirs.float().norm()

@@ -109,6 +109,11 @@ def test_every_number_has_a_range(schema):
         ("data.frames_per_batch=74", r"^data\.frames_per_batch \(74\) .* data\.max_frames \(75\)"),
         ("data.video_root=/nope", r"^data\.video_root \(/nope\): there is no such folder\.$"),
         ("model.kernel_size=4", r"^model\.kernel_size \(4\) must be odd"),
+        (
+            "model.checkpointed_stages=5",
+            r"^model\.checkpointed_stages \(5\) must be at least 0 and ",
+        ),
+        ("train.profile_steps=101", r"^train\.profile_steps \(101\) must be .* at most 100\.$"),
         ("model.backbone_weights=/nope", r"^model\.backbone_weights \(/nope\): there is no such"),
         (
             "data.manifest_dir=data/how2sign",
@@ -132,6 +137,56 @@ def test_every_number_has_a_range(schema):
 def test_broken_rule_of_stage1_gets_its_sentence(folder, word, sentence):
     with pytest.raises(ConfigError, match=sentence):
         check_stage1(stage1(folder, word), 1)
+
+
+def test_compiling_goes_with_a_compiler_only(folder, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    sentence = r"^model\.compile needs a C\+\+ compiler, and there is no no-such-compiler\. "
+
+    check_stage1(stage1(folder), 1)
+    with pytest.raises(ConfigError, match=sentence):
+        check_stage1(stage1(folder, "model.compile=true"), 1)
+    with pytest.raises(ConfigError, match=sentence):
+        check_stage2(stage2(folder, "model.compile=true"), 1)
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("model.checkpointed_stages=1", r"^model\.compile and model\.checkpointed_stages \(1\): "),
+        (
+            f"deepspeed={DS_CONFIGS / 'zero3_autocast.json'}",
+            r"^model\.compile with .*ZeRO-3 fetche",
+        ),
+    ],
+)
+def test_what_cannot_be_compiled_in_stage1_gets_its_sentence(folder, monkeypatch, word, sentence):
+    # Some program that is everywhere.
+    monkeypatch.setenv("CXX", "sh")
+    monkeypatch.setattr("fla.config.check.sysconfig.get_path", lambda name: str(folder))
+    write(folder / "Python.h", "")
+
+    check_stage1(stage1(folder, "model.compile=true"), 1)
+    with pytest.raises(ConfigError, match=sentence):
+        check_stage1(stage1(folder, "model.compile=true", word), 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            ["model.checkpointed_stages=2"],
+            r"\(2\) with model\.freeze=all: no activations of a froze",
+        ),
+        (
+            ["model.compile=true", "model.freeze=nothing", "deepspeed=ds_configs/zero2_fp32.json"],
+            r"model\.compile with model\.freeze=nothing: stage 2 compiles a frozen backbone alone",
+        ),
+    ],
+)
+def test_keys_for_another_backbone_than_stage2_has_get_their_sentence(folder, words, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        check_stage2(stage2(folder, *words), 1)
 
 
 def test_global_batch_that_does_not_divide_is_told_with_its_arithmetic(folder):
