@@ -23,7 +23,7 @@ help:
 	@echo 'make demo    corpus, both stages, decoding, scores, one video translated'
 	@echo 'make test    lint, then all tests but the slow ones and those for a GPU'
 	@echo 'make lint    ruff and mypy'
-	@echo 'make bench   the data path beside other ways, and cached features beside online ones, in ratios'
+	@echo 'make bench   what the toolkit costs beside plainer ways, in ratios, with a report that can be compared'
 	@echo 'make soak    runs stopped at random for MINUTES=30, and compared with one that was not'
 	@echo 'make gpu-check  decoding, both stages, speed and memory on the first GPU'
 	@echo 'make clean   remove .venv and caches; runs and data stay'
@@ -44,8 +44,7 @@ lint: $(INSTALLED)
 	@.venv/bin/mypy --strict fla
 
 bench: $(BENCH_INSTALLED)
-	@.venv/bin/python -m tests.benchmarks.decode
-	@DS_ACCELERATOR=cpu .venv/bin/python -m tests.benchmarks.features
+	@DS_ACCELERATOR=cpu .venv/bin/python -m tests.benchmarks
 
 soak: $(INSTALLED)
 	@env -u DS_ACCELERATOR PATH="$(CURDIR)/.venv/bin:$$PATH" \

@@ -12,6 +12,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -30,6 +31,7 @@ from tests.benchmarks.contestants import (
     make_torchcodec,
 )
 from tests.benchmarks.material import (
+    SECONDS,
     SEED,
     draw_clips,
     make_png_folders,
@@ -38,6 +40,7 @@ from tests.benchmarks.material import (
     whole_folders,
 )
 from tests.benchmarks.race import Contestant, Result, race
+from tests.benchmarks.rows import Row, add_words, describe_machine, median_row, write_report
 
 OURS = "ours"
 # Does less than the others, so nobody is measured against it.
@@ -61,20 +64,40 @@ def main() -> int:
         description="Compare the data path with others, in CPU time. The first run makes the "
         "recordings, which takes some minutes."
     )
+    add_words(parser)
     parser.add_argument(
-        "--folder", type=Path, default=Path("data/benchmark"), metavar="DIR",
-        help="keeps the recordings, and the results as JSON; default: data/benchmark",
-    )  # fmt: skip
+        "--small", action="store_true", help="shorter recordings and fewer clips: some minutes less"
+    )
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="default: 5")
     words = parser.parse_args()
     if words.rounds < 1:
         parser.error(f"--rounds ({words.rounds}) must be at least 1.")
 
-    return run_tool(partial(_compare, words.folder, rounds=words.rounds))
+    size = SMALL if words.small else FULL
+    return run_tool(partial(_compare, words.folder, words.json, size=size, rounds=words.rounds))
 
 
-def _compare(folder: Path, *, rounds: int) -> int:
-    rows = _contestants(folder)
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How much is decoded in a round."""
+
+    folder: str
+    """Within that of the benchmarks."""
+    seconds: int
+    """Length of a recording."""
+    num_clips: int
+    times_small: int
+    """How often over the clips of B, and the next one those of C."""
+    times_images: int
+
+
+FULL = Size(folder=".", seconds=SECONDS, num_clips=12, times_small=4, times_images=8)
+SMALL = Size(folder="small", seconds=24, num_clips=6, times_small=4, times_images=4)
+
+
+def _compare(folder: Path, json_path: Path | None, *, size: Size, rounds: int) -> int:
+    machine = describe_machine()
+    rows = _contestants(folder / size.folder, size)
     print(*_setting(), "", LEGEND, sep="\n", flush=True)
     with tempfile.TemporaryDirectory() as links:
         _lend_ffmpeg(Path(links))
@@ -86,17 +109,43 @@ def _compare(folder: Path, *, rounds: int) -> int:
     print(f"\nload of the machine at the end: {os.getloadavg()[0]:.1f}")
     _report(results)
     _save(folder / "results.json", results)
+    if json_path is not None:
+        write_report(json_path, rows_of(results), machine=machine)
     return 0
 
 
-def _contestants(folder: Path) -> list[Contestant]:
-    recordings = make_recordings(folder)
+def rows_of(results: Sequence[Result]) -> list[Row]:
+    """Ours beside each other way that ran."""
+    a, b, c = ([result for result in results if result.row.table == table] for table in "ABC")
+    peers = [
+        (f"long recordings, ours / {peer.row.name}", a[0], peer, 0.95)
+        for peer in a[1:]
+        if peer.row.name != LIMIT
+    ]
+    peers.append(("ours, transcoded recordings / long ones", b[0], a[0], 5.0))
+    peers += [(f"folders of images, ours / {peer.row.name}", c[0], peer, 2.0) for peer in c[1:]]
+    return [
+        median_row(
+            f"decode: {what}",
+            ratios,
+            unit="ratio of clips in a CPU second",
+            better="higher",
+            target=target,
+        )
+        for what, ours, peer, target in peers
+        if (ratios := _ratios(ours, peer))
+    ]
+
+
+def _contestants(folder: Path, size: Size) -> list[Contestant]:
+    recordings = make_recordings(folder, seconds=size.seconds)
     copies = make_small_copies(folder, recordings)
     long, small = (
-        draw_jobs(draw_clips(paths, num_clips=12), augment=True) for paths in (recordings, copies)
+        draw_jobs(draw_clips(paths, num_clips=size.num_clips, seconds=size.seconds), augment=True)
+        for paths in (recordings, copies)
     )
     # Several times over, because once is over too soon to be measured.
-    images = draw_jobs(whole_folders(make_png_folders(folder)) * 8, augment=False)
+    images = draw_jobs(whole_folders(make_png_folders(folder)) * size.times_images, augment=False)
     a = {
         OURS: make_ours,
         "PyAV": make_pyav,
@@ -108,7 +157,7 @@ def _contestants(folder: Path) -> list[Contestant]:
     }
     return [
         *(Contestant(table="A", name=name, make=make, jobs=long) for name, make in a.items()),
-        Contestant(table="B", name=OURS, make=make_ours, jobs=small * 4),
+        Contestant(table="B", name=OURS, make=make_ours, jobs=small * size.times_small),
         Contestant(table="C", name=OURS, make=make_ours, jobs=images),
         Contestant(table="C", name="GFSLT-VLP", make=make_gfslt, jobs=images),
     ]

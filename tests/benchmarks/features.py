@@ -9,12 +9,11 @@ process, and a ratio is taken within a round.
 import argparse
 import os
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -36,14 +35,11 @@ from fla.models.light_t import build_small_mbart
 from fla.models.stages import Stage2Model
 from fla.models.visual_encoder import build_visual_encoder
 from fla.optim import build_adamw, cosine_schedule, decay_groups
-from fla.pretrain import read_sentences
 from fla.runtime import Runtime, start_runtime, stop_runtime
-from fla.text.codec import TextCodec, train_codec
+from fla.text.codec import TextCodec
+from tests.benchmarks.corpus import LARGE_FRAMES, RECIPES, DemoCorpus, make_demo_corpus
+from tests.benchmarks.rows import Row, add_words, describe_machine, median_row, write_report
 
-RECIPES = Path("launchers/recipes")
-NUM_SENTENCES = 512
-NUM_LARGE = 64
-LARGE_FRAMES = ("data.resize_px=256", "data.crop_px=224", "data.host_memory_gib=8")
 SIGN_WIDTH = 512
 TARGET = 20.0
 SEED = 1
@@ -62,34 +58,80 @@ MEANINGS = {
 FEW = ("data_online", "data_cached", "model", "online", "cached")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How much is measured."""
+
+    names: tuple[str, ...]
+    """Ways of A."""
+    num_large: int
+    """Clips of B."""
+    words_large: tuple[str, ...]
+
+
+FULL = Size(names=tuple(MEANINGS), num_large=64, words_large=())
+SMALL = Size(names=FEW, num_large=32, words_large=("data.max_frames=6",))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description="Compare stage 2 from a cache with stage 2 online. The first run makes the "
         "corpus."
     )
+    add_words(parser)
     parser.add_argument(
-        "--folder", type=Path, default=Path("data/benchmark/demo"), metavar="DIR",
-        help="keeps corpus and cache; default: data/benchmark/demo",
-    )  # fmt: skip
+        "--small", action="store_true", help="few ways, and fewer clips of 224 pixels"
+    )
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="default: 3")
     words = parser.parse_args()
     if words.rounds < 1:
         parser.error(f"--rounds ({words.rounds}) must be at least 1.")
-    return run_tool(partial(_compare, words.folder, rounds=words.rounds))
+    size = SMALL if words.small else FULL
+    return run_tool(partial(_compare, words.folder, words.json, size=size, rounds=words.rounds))
 
 
-def _compare(folder: Path, *, rounds: int) -> int:
+def _compare(folder: Path, json_path: Path | None, *, size: Size, rounds: int) -> int:
+    machine = describe_machine()
     runtime = start_runtime()
-    _make_material(folder)
+    corpus = make_demo_corpus(folder / "demo")
     print("\nA. The demo's recipe", flush=True)
-    _race(_configure(folder), runtime, names=tuple(MEANINGS), rounds=rounds)
-    print(f"\nB. The first {NUM_LARGE} clips in frames of 224 pixels", flush=True)
-    _race(_configure(_first_clips(folder), *LARGE_FRAMES), runtime, names=FEW, rounds=rounds)
+    a = _race(_configure(corpus), runtime, names=size.names, rounds=rounds)
+    print(f"\nB. The first {size.num_large} clips in frames of 224 pixels", flush=True)
+    few = _first_clips(corpus, size.num_large)
+    b = _race(_configure(few, *LARGE_FRAMES, *size.words_large), runtime, names=FEW, rounds=rounds)
     stop_runtime()
+    if json_path is not None:
+        rows = [*rows_of("frames of 32 px", a), *rows_of("frames of 224 px", b)]
+        write_report(json_path, rows, machine=machine)
     return 0
 
 
-def _race(config: Stage2Config, runtime: Runtime, *, names: tuple[str, ...], rounds: int) -> None:
+def rows_of(name: str, results: Sequence[Mapping[str, float]]) -> list[Row]:
+    """What the cache is worth.
+
+    Args:
+        name: Of the frames.
+        results: Seconds of an epoch by way, one mapping a round.
+    """
+    return [
+        median_row(
+            f"features: {name}, {what}, online / cached",
+            [result[online] / result[cached] for result in results],
+            unit="ratio",
+            better="higher",
+            target=target,
+        )
+        for what, online, cached, target in (
+            ("loader and encoder", "data_online", "data_cached", TARGET),
+            # Its target is one of whole clips of 224 pixels.
+            ("whole training", "online", "cached", None),
+        )
+    ]
+
+
+def _race(
+    config: Stage2Config, runtime: Runtime, *, names: tuple[str, ...], rounds: int
+) -> list[dict[str, float]]:
     torch.manual_seed(SEED)
     visual_encoder = build_visual_encoder(sign_width=SIGN_WIDTH, kernel_size=3)
     encoder = FrozenEncoder(
@@ -122,47 +164,30 @@ def _race(config: Stage2Config, runtime: Runtime, *, names: tuple[str, ...], rou
         f"{building_s:.1f} s. Seconds of an epoch, median (lowest to highest):\n"
     )
     _report(results)
+    return results
 
 
-def _make_material(folder: Path) -> None:
-    source, manifests, tokenizer = (folder / name for name in ("source", "manifests", "tokenizer"))
-    if not (manifests / "report.json").exists():
-        sizes = {"train": NUM_SENTENCES, "dev": 32, "test": 32, "text": 4000}
-        words = [w for k, n in sizes.items() for w in (f"--{k}-sentences", str(n))]
-        _python("tools/make_demo_corpus.py", str(source), *words)
-        _python("tools/import_how2sign.py", str(source), str(manifests))
-    sentences = read_sentences(source / "text" / "en.txt", at_least=1)
-    tokenizer.mkdir(exist_ok=True)
-    train_codec(sentences, max_pieces=400, language="en_XX").save(tokenizer)
-
-
-def _first_clips(folder: Path) -> Path:
+def _first_clips(corpus: DemoCorpus, count: int) -> DemoCorpus:
     """The same with fewer clips."""
-    small = folder / "first_clips"
+    small = DemoCorpus(corpus.folder / f"first_{count}")
     for split in ("train", "dev", "test"):
-        manifest = read_manifest(folder / "manifests" / f"{split}.tsv")
-        path = small / "manifests" / f"{split}.tsv"
-        write_manifest(path, manifest.samples[:NUM_LARGE], root=manifest.root)
-    shutil.copytree(folder / "tokenizer", small / "tokenizer", dirs_exist_ok=True)
+        manifest = read_manifest(corpus.manifests / f"{split}.tsv")
+        path = small.manifests / f"{split}.tsv"
+        write_manifest(path, manifest.samples[:count], root=manifest.root)
+    shutil.copytree(corpus.tokenizer, small.tokenizer, dirs_exist_ok=True)
     return small
 
 
-def _configure(folder: Path, *words: str) -> Stage2Config:
+def _configure(corpus: DemoCorpus, *words: str) -> Stage2Config:
     return load_config(
         Stage2Config,
         [
             str(RECIPES / "demo_stage2.yaml"),
-            f"run_dir={folder / 'runs' / 'stage2'}",
-            f"data.manifest_dir={folder / 'manifests'}",
-            f"text.tokenizer_dir={folder / 'tokenizer'}",
+            *corpus.words(corpus.folder / "runs" / "stage2"),
             "features=cached",
             *words,
         ],
     )
-
-
-def _python(*words: str) -> None:
-    subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
 
 
 def _open_engine(

@@ -1,9 +1,14 @@
-"""Contestants in turns: each in a process of its own, one at work at a time, CPU time counted."""
+"""Contestants in turns, one at work at a time, so that other work on the machine disturbs all.
+
+`race` gives each a process of its own and counts CPU time; `take_turns` goes from one to the next
+within a process.
+"""
 
 import multiprocessing
 import resource
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from random import Random
@@ -68,6 +73,42 @@ def race(rows: Sequence[Contestant], *, rounds: int, seed: int) -> list[Result]:
         for pool in pools:
             pool.shutdown()
     return results
+
+
+def take_turns(
+    ways: Mapping[str, Callable[[], float]], *, rounds: int, seed: int
+) -> dict[str, list[float]]:
+    """Measure each way once a round, in an order drawn anew; a round before warms up.
+
+    Args:
+        ways: Each does its work and gives what is measured of it, most often its seconds.
+        rounds: How often each counts.
+        seed: Of the order.
+
+    Returns:
+        By name, one value a round.
+    """
+    random = Random(seed)
+    measured: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(rounds + 1):
+        for name in random.sample([*ways], len(ways)):
+            value = ways[name]()
+            if turn:
+                measured[name].append(value)
+        print(f"{turn} of {rounds} rounds", file=sys.stderr, flush=True)
+    return measured
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """Wall-clock time of some work."""
+    begin_s = time.perf_counter()
+    work()
+    return time.perf_counter() - begin_s
+
+
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    """Ours in theirs, one ratio a round."""
+    return [own / other for own, other in zip(ours, theirs, strict=True)]
 
 
 def _take_turn(result: Result, pool: ProcessPoolExecutor, *, is_first: bool) -> Result:

@@ -1,0 +1,135 @@
+"""How much of a batch is padding: python -m tests.benchmarks.padding
+
+Nothing is decoded: the plans are those of real epochs on the whole demo corpus, whose sentences and
+time lines are drawn as tools/make_demo_corpus.py draws them. Frames go through the visual encoder
+without padding; it is the translator that sees clips and sentences of a batch at one length.
+"""
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fla.config.schema import Stage1Config
+from fla.data.manifest import Sample
+from fla.data.sampling import MicroBatch, plan_epoch, plan_evaluation
+from fla.loaders import plain_view
+from fla.text.codec import read_codec
+from tests.benchmarks.corpus import make_demo_corpus
+from tests.benchmarks.rows import Row, run_benchmark
+
+SEED = 1
+NUM_EPOCHS = 3
+TARGET_PERCENT = 10.0
+
+
+def measure(folder: Path) -> list[Row]:
+    """Padded shares in training and in evaluation, and in batches drawn at random."""
+    corpus = make_demo_corpus(folder / "demo")
+    config = corpus.stage1(corpus.folder / "runs" / "padding")
+    codec = read_codec(corpus.tokenizer, language=config.text.language)
+    rows = []
+    for split, name in (("train", "training"), ("test", "evaluation")):
+        samples = plan_samples(split)
+        frames = plain_view(config.data).lengths(samples)
+        ids = codec.encode([it.sentence for it in samples], max_tokens=config.text.max_tokens)
+        tokens = np.array([len(it) for it in ids], np.int64)
+        if split == "train":
+            batches = [b for epoch in range(NUM_EPOCHS) for b in _epoch(frames, config, epoch)]
+            size = config.train.micro_batch_size
+            rows += _rows_of(
+                "training, batches at random", _random(len(frames), size), frames, tokens
+            )
+        else:
+            batches = _evaluation(frames, config)
+        rows += _rows_of(name, batches, frames, tokens, target=TARGET_PERCENT)
+    return rows
+
+
+def plan_samples(split: str) -> list[Sample]:
+    """The samples of a split of the demo corpus, without their recordings."""
+    # The tools are no package: each is run from its own folder.
+    sys.path.insert(0, str(Path("tools").absolute()))
+    from demo_corpus.corpus import CorpusSize, draw_texts, plan_split
+
+    sentences = draw_texts(CorpusSize(), seed=SEED).signed[split]
+    return [
+        Sample(
+            id=row.sentence_name,
+            video=recording.video_name,
+            start_s=float(row.start),
+            end_s=float(row.end),
+            fps=float(recording.frame_rate),
+            num_frames=max(
+                1, round((float(row.end) - float(row.start)) * float(recording.frame_rate))
+            ),
+            signer="",
+            sentence=row.sentence,
+        )
+        for recording in plan_split(sentences, seed=SEED, split=split)
+        for row in recording.rows
+    ]
+
+
+def padded_percent(batches: Iterable[MicroBatch], lengths: NDArray[np.integer]) -> float:
+    """Places of all batches that are no frame or token, where each is as long as its longest."""
+    places = real = 0
+    for batch in batches:
+        each = lengths[list(batch)]
+        places += len(each) * int(each.max())
+        real += int(each.sum())
+    return 100 * (1 - real / places)
+
+
+def _rows_of(
+    name: str,
+    batches: Sequence[MicroBatch],
+    frames: NDArray[np.integer],
+    tokens: NDArray[np.integer],
+    *,
+    target: float | None = None,
+) -> list[Row]:
+    return [
+        Row(
+            name=f"padding: {name}, {what}",
+            value=padded_percent(batches, lengths),
+            unit="%",
+            better="neither" if target is None else "lower",
+            target=target,
+        )
+        for what, lengths in (("frames", frames), ("tokens", tokens))
+    ]
+
+
+def _epoch(frames: NDArray[np.integer], config: Stage1Config, epoch: int) -> list[MicroBatch]:
+    steps = plan_epoch(
+        frames,
+        global_batch_size=config.train.global_batch_size,
+        micro_batch_size=config.train.micro_batch_size,
+        frames_per_batch=config.data.frames_per_batch,
+        world_size=1,
+        seed=SEED,
+        epoch=epoch,
+    )
+    return [batch for step in steps for rank in step.ranks for batch in rank]
+
+
+def _evaluation(frames: NDArray[np.integer], config: Stage1Config) -> list[MicroBatch]:
+    shares = plan_evaluation(
+        frames,
+        batch_size=config.beam.batch_size,
+        frames_per_batch=config.data.frames_per_batch,
+        world_size=1,
+    )
+    return [batch for share in shares for batch in share]
+
+
+def _random(count: int, size: int) -> list[MicroBatch]:
+    order = np.random.default_rng(SEED).permutation(count)[: count // size * size]
+    return [tuple(batch) for batch in order.reshape(-1, size).tolist()]
+
+
+if __name__ == "__main__":
+    sys.exit(run_benchmark(measure, description=__doc__))
