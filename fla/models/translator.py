@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel
 
 from fla.batch import IGNORE_INDEX
+from fla.models.best_tokens import BestTokens
 from fla.models.drawing import DrawnTokens
 from fla.models.ensemble import MeanOfProbabilities, Member
 from fla.search import Found, Search
@@ -103,6 +104,9 @@ def decode(
     if search.is_sampling:
         names = [f"{sample_id} {k}" for sample_id in sample_ids for k in range(num_drawn)]
         processors.append(DrawnTokens(search, names))
+    # What is left of a row after drawing is one token, which must not become certain.
+    is_greedy = search.num_beams == 1 and not search.is_sampling
+    best = BestTokens(2 * search.num_beams, normalizes=is_greedy)
     model = cast(Any, first.model)
     found = model.generate(
         inputs_embeds=first.inputs_embeds,
@@ -115,20 +119,14 @@ def decode(
         decoder_start_token_id=start_id,
         # DrawnTokens draws: generate() would draw other tokens in another batch.
         do_sample=False,
-        logits_processor=processors,
+        logits_processor=[*processors, best],
         # Every rank decodes a replica of its own, so no rank waits for another.
         synced_gpus=False,
         return_dict_in_generate=True,
-        output_scores=True,
     )
-    log_probs = model.compute_transition_scores(
-        found.sequences,
-        found.scores,
-        found.get("beam_indices"),
-        # What is left of a row after drawing is one token, which must not become certain.
-        normalize_logits=not search.is_sampling,
-    )
-    is_token = torch.isfinite(log_probs) & (found.sequences[:, 1:] != model.config.pad_token_id)
+    tokens = found.sequences[:, 1:]
+    log_probs = best.log_probs_of(tokens, found.get("beam_indices"))
+    is_token = torch.isfinite(log_probs) & (tokens != model.config.pad_token_id)
     sums = log_probs.masked_fill(~is_token, 0.0).sum(dim=1)
     means = sums / is_token.sum(dim=1).clamp(min=1)
     shape = (len(sample_ids), search.num_hypotheses)

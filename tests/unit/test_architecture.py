@@ -42,6 +42,7 @@ ROOMS = {
         "fla.export_code.modeling_fla_llm",
         "fla.export_code.processing_fla_llm",
         "fla.metrics.bleurt",
+        "fla.models.best_tokens",
         "fla.models.drawing",
         "fla.models.ensemble",
         "fla.models.light_t",
