@@ -5,11 +5,13 @@ tokens 2 GB for 25 steps of 16 clips with 5 beams.
 
 Shape letters:
 - N = hypotheses of all clips
-- M = beams of all clips
-- K = tokens that a beam may go on with
+- M = beams of all clips, those of a clip side by side
+- K = tokens that some beam of a clip went on with, and those that end a sentence
 - L = tokens of a hypothesis
 - V = vocabulary
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -17,22 +19,33 @@ from transformers import LogitsProcessor
 
 
 class BestTokens(LogitsProcessor):
-    """Remembers what a search can choose from, and changes nothing; the last of all processors.
+    """Remembers what a search has chosen, and changes nothing; the last of all processors.
+
+    Which tokens were chosen, the next call tells: the beams end with them. Those that ended a
+    sentence are in no beam any more.
 
     Args:
-        count: K; beam search looks at twice as many tokens as there are beams, of all of them.
+        num_beams: Of a clip.
+        end_ids: Tokens that end a sentence.
         normalizes: Whether the scores are logits, as without beams.
     """
 
-    def __init__(self, count: int, *, normalizes: bool) -> None:
-        self._count = count
+    def __init__(self, num_beams: int, *, end_ids: Sequence[int], normalizes: bool) -> None:
+        self._num_beams = num_beams
+        self._end_ids = tuple(end_ids)
         self._normalizes = normalizes
         self._steps: list[tuple[Tensor, Tensor]] = []
+        self._last: Tensor | None = None
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        known = torch.log_softmax(scores, dim=-1) if self._normalizes else scores
-        log_probs, ids = known.topk(min(self._count, known.shape[-1]), dim=-1)
-        self._steps.append((log_probs, ids))
+        if self._last is not None:
+            chosen_MB = (
+                input_ids[:, -1].view(-1, self._num_beams).repeat_interleave(self._num_beams, 0)
+            )
+            ends_MB = chosen_MB.new_tensor(self._end_ids).expand(len(chosen_MB), -1)
+            ids_MK = torch.cat([chosen_MB, ends_MB], dim=1)
+            self._steps.append((self._last.gather(1, ids_MK), ids_MK))
+        self._last = torch.log_softmax(scores, dim=-1) if self._normalizes else scores
         return scores
 
     def log_probs_of(self, tokens: Tensor, beams: Tensor | None) -> Tensor:
@@ -46,13 +59,17 @@ class BestTokens(LogitsProcessor):
         Returns:
             `(N, L)`, minus infinity behind the end.
         """
+        assert self._last is not None
         if beams is None:
             beams = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(tokens)
         columns = []
-        for step, (log_probs_MK, ids_MK) in enumerate(self._steps[: tokens.shape[1]]):
-            rows_N = beams[:, step]
-            is_chosen_NK = ids_MK[rows_N.clamp(min=0)] == tokens[:, step, None]
-            is_chosen_NK &= (rows_N >= 0)[:, None]
-            found_NK = log_probs_MK[rows_N.clamp(min=0)].masked_fill(~is_chosen_NK, -torch.inf)
-            columns.append(found_NK.amax(dim=1))
+        for step, tokens_N in enumerate(tokens.unbind(dim=1)):
+            rows_N = beams[:, step].clamp(min=0)
+            if step < len(self._steps):
+                log_probs_MK, ids_MK = self._steps[step]
+                is_other_NK = ids_MK[rows_N] != tokens_N[:, None]
+                found_N = log_probs_MK[rows_N].masked_fill(is_other_NK, -torch.inf).amax(dim=1)
+            else:
+                found_N = self._last[rows_N, tokens_N]
+            columns.append(found_N.masked_fill(beams[:, step] < 0, -torch.inf))
         return torch.stack(columns, dim=1)

@@ -106,8 +106,8 @@ def decode(
         processors.append(DrawnTokens(search, names))
     # What is left of a row after drawing is one token, which must not become certain.
     is_greedy = search.num_beams == 1 and not search.is_sampling
-    best = BestTokens(2 * search.num_beams, normalizes=is_greedy)
     model = cast(Any, first.model)
+    best = BestTokens(search.num_beams, end_ids=[model.config.eos_token_id], normalizes=is_greedy)
     found = model.generate(
         inputs_embeds=first.inputs_embeds,
         attention_mask=first.attention_mask,
