@@ -34,9 +34,9 @@ demo: $(INSTALLED)
 # Two at once: most tests wait for one process to start.
 test: lint
 	@export PATH="$(CURDIR)/.venv/bin:$$PATH"; unset DS_ACCELERATOR; \
-	$(PYTEST) tests/unit tests/pipeline & small=$$!; \
-	$(PYTEST) tests --ignore=tests/unit --ignore=tests/pipeline; code=$$?; \
-	wait $$small && exit $$code
+	$(PYTEST) tests/unit tests/distributed & half=$$!; \
+	$(PYTEST) tests --ignore=tests/unit --ignore=tests/distributed; code=$$?; \
+	wait $$half && exit $$code
 
 lint: $(INSTALLED)
 	@.venv/bin/ruff check .

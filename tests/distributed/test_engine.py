@@ -165,6 +165,7 @@ def resume_toy(zero_stage: int, folder: Path) -> dict[str, Tensor]:
     take_step(engine, 2)
     for path, write in files:
         write(path)
+    distributed.barrier()
     engine.load(checkpoint)
     for step in (1, 2):
         take_step(engine, step)

@@ -42,9 +42,12 @@ CASES_OF_TWO_RANKS = (*CASES, "zero3_offload_bf16", "zero2_autocast", "zero3_aut
 PEAK_CASES = ("zero1_bf16", "zero2_bf16", "zero3_bf16", "zero2_fp32")
 ALL = [
     *((2, case) for case in CASES_OF_TWO_RANKS),
-    # Each number of ranks is a start of its own, which takes longer than all else here.
-    *(pytest.param(n, case, marks=pytest.mark.slow) for n in (1, 4) for case in CASES),
+    *((n, case) for n in (1, 4) for case in CASES),
 ]
+
+
+# Each number of ranks is a start of its own, and many engines.
+pytestmark = pytest.mark.slow
 
 
 class Held(NamedTuple):
@@ -390,7 +393,6 @@ def test_gathered_weights_stay_within_the_plan(world_size, case, held):
     assert most <= live <= 1.1 * most
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", PEAK_CASES)
 @pytest.mark.parametrize("batch", ["SMALL", "LARGE"])
 def test_the_fullest_moment_is_as_full_as_planned(case, batch, peaks):

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from torch import distributed
+
 from fla.engine import Engine
 
 
@@ -9,3 +11,5 @@ def write_checkpoint(engine: Engine, folder: Path) -> None:
     """Write the files of a checkpoint at once; every rank calls it."""
     for path, write in engine.copy_files(folder):
         write(path)
+    # As training does, for what another rank wrote is read, too.
+    distributed.barrier()

@@ -142,6 +142,7 @@ def test_missing_video_is_named_before_training(corpus, broken_manifests, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_video_that_does_not_decode_is_named(corpus, broken_manifests, tmp_path):
     (tmp_path / "junk.mp4").write_bytes(b"no video" * 1000)
 

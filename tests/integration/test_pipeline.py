@@ -146,6 +146,7 @@ def decode_with(folder: Path, *words: str, num_ranks: int = 1) -> tuple[RunFolde
     return run, json.loads(run.scores_json.read_text())["test"]
 
 
+@pytest.mark.slow
 def test_three_ranks_translate_what_two_trained_under_zero_3_as_one_does(stage2, tmp_path):
     words = [f"export_dir={stage2.export}", "beam.num_hypotheses=2"]
 

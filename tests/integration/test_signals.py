@@ -72,7 +72,10 @@ def wait_for(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("patience_s", "pauses_s"),
-    [pytest.param("1", [], id="after its patience"), pytest.param("60", [2.2], id="at once")],
+    [
+        pytest.param("1", [], id="after its patience"),
+        pytest.param("60", [2.2], id="at once", marks=pytest.mark.slow),
+    ],
 )
 def test_sigterm_ends_a_stuck_process_and_leaves_its_run_killed(tmp_path, patience_s, pauses_s):
     run_json = tmp_path / "a" / "mlflow_run.json"

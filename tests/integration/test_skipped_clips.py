@@ -49,6 +49,7 @@ def test_by_default_the_first_bad_clip_ends_the_run_with_its_name(damaged, tmp_p
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_bad_clips_are_left_out_on_all_ranks_and_listed(damaged, tmp_path):
     folder = RunFolder(tmp_path / "run")
     words = [f"run_dir={folder.path}", "data.on_decode_error=skip", "data.max_skipped_fraction=0.9"]
