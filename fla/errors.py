@@ -32,19 +32,21 @@ class DiskError(FlaError, OSError):
     Args:
         path: Of the file.
         error: What the system says.
+        free: What is free there, as `free_space` says it; empty: it is looked up.
     """
 
-    def __init__(self, path: Path, error: OSError) -> None:
+    def __init__(self, path: Path, error: OSError, free: str = "") -> None:
         super().__init__(error.errno, error.strerror or str(error))
         self._path = path
+        self._free = free or free_space(path)
 
-    def __reduce__(self) -> tuple[type["DiskError"], tuple[Path, OSError]]:
-        # Rank 0 tells the others.
-        return DiskError, (self._path, OSError(self.errno, self.strerror))
+    def __reduce__(self) -> tuple[type["DiskError"], tuple[Path, OSError, str]]:
+        # A rank tells the others, and all of them say the same.
+        return DiskError, (self._path, OSError(self.errno, self.strerror), self._free)
 
     def __str__(self) -> str:
         return (
-            f"{self._path}: it could not be written ({self.strerror}; {free_space(self._path)}). "
+            f"{self._path}: it could not be written ({self.strerror}; {self._free}). "
             "Free some space, or choose another folder; what was there before is unchanged."
         )
 
