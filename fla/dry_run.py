@@ -15,6 +15,7 @@ import torch
 
 from fla.config.check import SPLITS, ensemble_members
 from fla.config.schema import DecodeConfig, Stage1Config, Stage2Config
+from fla.continuation import is_finished
 from fla.data.manifest import check_manifest, read_manifest
 from fla.description import Description, read_description
 from fla.encoder import read_encoder
@@ -253,7 +254,7 @@ def _look_at_run_folder(config: Stage1Config | Stage2Config, splits: Sequence[Sp
         return "a fresh start"
     # Here, not at the top: these bring DeepSpeed, which takes seconds.
     from fla.checkpoint import choose_checkpoint, read_train_state
-    from fla.run import check_continuation, is_finished
+    from fla.run import check_continuation
 
     if is_finished(config):
         return f"finished; its model is {folder.export}"

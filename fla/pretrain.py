@@ -11,6 +11,7 @@ import torch
 
 from fla.config.deepspeed import read_deepspeed_config
 from fla.config.schema import PretrainConfig
+from fla.continuation import is_finished
 from fla.engine import open_engine
 from fla.errors import DataError
 from fla.models.light_t import build_small_mbart
@@ -18,7 +19,7 @@ from fla.models.llm import save_llm
 from fla.models.stages import DenoisingModel
 from fla.models.translator import Translator
 from fla.optim import build_adamw, cosine_schedule, decay_groups
-from fla.run import is_finished, open_run
+from fla.run import open_run
 from fla.runtime import Runtime, start_runtime, stop_runtime
 from fla.text.codec import TextCodec, train_codec
 from fla.text.denoising import DenoisingLoader

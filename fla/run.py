@@ -18,8 +18,9 @@ from fla.checkpoint import (
     find_checkpoint,
     read_train_state,
 )
-from fla.config.load import flatten, load_config, save_config
-from fla.errors import ConfigError, FlaError, RunStopped, disk_errors
+from fla.config.load import flatten, save_config
+from fla.continuation import DONE, check_changes
+from fla.errors import FlaError, RunStopped, disk_errors
 from fla.journal import truncate_journal
 from fla.provenance import write_provenance
 from fla.run_folder import (
@@ -37,39 +38,8 @@ from fla.tracking import NullTracker, Tracker, open_tracker
 
 log = logging.getLogger(__name__)
 
-DONE = "DONE"
 # With the patience of signals less than the 30 s after which DeepSpeed's launcher kills.
 _LAST_ACT_S = 5.0
-# What may differ between a run and its continuation: where, how long, how fast, how recorded.
-FREE_ON_RESUME = (
-    "run_dir",
-    "train.num_epochs",
-    "train.max_steps",
-    "train.log_every_steps",
-    "train.evaluate_every_steps",
-    "train.patience_minutes",
-    "train.profile_steps",
-    "train.on_nonfinite",
-    "train.max_nonfinite_steps",
-    "train.save_every_minutes",
-    "train.keep_checkpoints",
-    "train.keep_best_checkpoints",
-    "train.keep_every_steps",
-    "data.num_threads",
-    "data.prefetch_batches",
-    "data.host_memory_gib",
-    "data.on_decode_error",
-    "data.max_skipped_fraction",
-    "features.cache_dir",
-    "beam.batch_size",
-    "features.encoder_memory_gib",
-    "model.gradient_checkpointing",
-    "model.checkpointed_stages",
-    "model.compile",
-    "tracking.uri",
-    "tracking.experiment",
-    "tracking.pipeline",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,25 +55,11 @@ class Run:
     """Tell training to stop."""
 
 
-def is_finished(config: Any) -> bool:
-    """Whether the run folder holds this very run, ended; says so in one line."""
-    folder = Path(config.run_dir)
-    if config.resume != "auto" or not (folder / DONE).is_file():
-        return False
-    if changed_keys(config, folder / "config.yaml"):
-        return False
-    log.info(
-        "%s is finished; its model is %s. To train it again: resume=none.",
-        folder, folder / "export",
-    )  # fmt: skip
-    return True
-
-
 def check_continuation(config: Any) -> None:
     """Refuse before hours of work what `open_run` would refuse after them; errors are its own."""
     folder = RunFolder(Path(config.run_dir))
     if find_checkpoint(folder, config.resume) is not None:
-        _refuse_changes(config, folder)
+        check_changes(config, folder)
 
 
 @contextmanager
@@ -135,7 +91,7 @@ def open_run(
     by_name = {Path(path).name: sha256 for path, sha256 in manifests.items()}
     state = TrainState(manifests=by_name, run_id=secrets.token_hex(8))
     if checkpoint is not None:
-        _refuse_changes(config, folder)
+        check_changes(config, folder)
         state = read_train_state(checkpoint, manifests=by_name)
         if checkpoint.absolute().parent != folder.checkpoints:
             # The best checkpoint of another run is not here to be kept or exported.
@@ -182,29 +138,6 @@ def _last_words(rank_log: logging.Handler) -> Iterator[None]:
         words = ("This rank ends: %s", (error,), info)
         rank_log.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, *words))
         raise
-
-
-def changed_keys(config: Any, saved: Path) -> dict[str, tuple[Any, Any]]:
-    """Keys whose values differ between a run and its continuation, with both values."""
-    if not saved.is_file():
-        return {}
-    old, new = flatten(load_config(type(config), [str(saved)])), flatten(config)
-    return {
-        key: (old.get(key), new[key]) for key in new if key != "resume" and old.get(key) != new[key]
-    }
-
-
-def _refuse_changes(config: Any, folder: RunFolder) -> None:
-    changed = changed_keys(config, folder.config_yaml)
-    refused = {key: values for key, values in changed.items() if key not in FREE_ON_RESUME}
-    if refused:
-        lines = [f"{key} was {old} and is now {new}" for key, (old, new) in refused.items()]
-        raise ConfigError(
-            f"{folder.path} holds a run with other settings: {'; '.join(lines)}. Set them back, "
-            "choose another run_dir, or start again with resume=none."
-        )
-    for key, (old, new) in changed.items():
-        log.info("%s changes from %s to %s.", key, old, new)
 
 
 def _write_records(

@@ -239,9 +239,14 @@ def mark_complete(folder: Path) -> None:
     write_atomically(folder / COMPLETE, "")
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether a checkpoint was written to its end."""
+    return (folder / COMPLETE).exists()
+
+
 def list_complete_checkpoints(run: RunFolder) -> list[Path]:
     """Folders of the checkpoints that can be resumed from, oldest first."""
-    return [folder for folder in _list_checkpoints(run) if (folder / COMPLETE).exists()]
+    return [folder for folder in _list_checkpoints(run) if is_complete(folder)]
 
 
 def newest_complete_checkpoint(run: RunFolder) -> Path | None:
@@ -255,7 +260,7 @@ def check_complete(folder: Path) -> None:
     Raises:
         CheckpointError: names the newest complete checkpoint beside it, if there is one.
     """
-    if (folder / COMPLETE).exists():
+    if is_complete(folder):
         return
     beside = newest_complete_checkpoint(RunFolder(folder.absolute().parent.parent))
     advice = f"Resume from {beside.name}." if beside else "Start afresh with resume=none."

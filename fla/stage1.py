@@ -21,13 +21,14 @@ from fla.assembly import (
 from fla.build import build_stage1
 from fla.checkpoint_export import write_model
 from fla.config.schema import Stage1Config, Stage1OptimConfig
+from fla.continuation import is_finished
 from fla.description import Description, EncoderShape
 from fla.engine import open_engine
 from fla.export import stored_tensors, write_export
 from fla.model_card import update_card
 from fla.models.light_t import start_from_frequencies
 from fla.optim import build_adamw, build_sgd, cosine_schedule, decay_groups
-from fla.run import is_finished, open_run
+from fla.run import open_run
 from fla.runtime import Runtime, start_runtime, stop_runtime
 from fla.weights import layouts_of
 

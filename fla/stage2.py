@@ -25,6 +25,7 @@ from fla.assembly import (
 from fla.build import build_stage2
 from fla.checkpoint_export import write_model
 from fla.config.schema import Stage2Config, Stage2OptimConfig
+from fla.continuation import is_finished
 from fla.description import Description
 from fla.encoder import read_encoder
 from fla.engine import Engine, open_engine
@@ -36,7 +37,7 @@ from fla.models.loading import fill_buffers, find_tensor
 from fla.models.stages import Stage2Model
 from fla.models.translator import Translator, enable_gradient_checkpointing
 from fla.optim import build_adamw, cosine_schedule, decay_groups
-from fla.run import Run, is_finished, open_run
+from fla.run import Run, open_run
 from fla.runtime import Runtime, ask_main, start_runtime, stop_runtime
 from fla.shards import Source, place_weights
 from fla.weights import layouts_of, open_weights

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from fla.continuation import DONE
 from fla.errors import ConfigError, FlaError
 from fla.journal import read_points
 from fla.mlflow_opening import RunDescription, find_training_run
 from fla.mlflow_run import MlflowRun
-from fla.run import DONE
 from fla.run_folder import RunFolder, read_best
 from fla.saved_config import read_saved_config, tracking_uri
 from fla.sender import one_line, without_password

@@ -22,9 +22,9 @@ from fla.finite import (
     stop_unless_finite,
     stop_unless_norms_are_finite,
 )
-from fla.profiling import NO_PROFILE, Profile, open_profile
+from fla.profiling import Profile, open_profile
 from fla.progress import Progress
-from fla.run_folder import RunFolder, checkpoint_tag, write_best
+from fla.run_folder import RunFolder, checkpoint_tag, is_complete, write_best
 from fla.runtime import Runtime, ask_main
 from fla.saving import Retention, Saver
 from fla.signals import SignalWatch
@@ -173,7 +173,7 @@ def train(
             write_best(run_folder, checkpoint_tag(state.best_step))
         # It was stopped between the step and its evaluation.
         if evaluate and schedule.is_evaluated(state.step) and state.evaluated_step < state.step:
-            if not ask_main(runtime, run_folder.checkpoint(state.step).is_dir):
+            if not ask_main(runtime, partial(is_complete, run_folder.checkpoint(state.step))):
                 # It goes on from a checkpoint of another run.
                 save()
             score_step(evaluate)
@@ -280,7 +280,7 @@ def _take_step(
     *,
     number: int,
     seed: int,
-    profile: Profile = NO_PROFILE,
+    profile: Profile,
 ) -> _Taken:
     # Dropout depends on the step alone, so a resumed run draws what this one would have.
     torch.manual_seed(seed)

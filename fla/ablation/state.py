@@ -5,17 +5,15 @@ from typing import Any
 
 from fla.ablation.plan import TEST, Plan, Run
 from fla.config.check import check_stage1, check_stage2
-from fla.config.load import flatten, load_config
 from fla.config.schema import Stage1Config
+from fla.continuation import DONE, FREE_ON_RESUME, changed_keys
 from fla.errors import ConfigError
-
-DONE = "DONE"
-"""What `fla.run` writes into the folder of a run that has reached its end."""
 
 
 def is_trained(run: Run) -> bool:
-    """Whether the run folder holds this very run, ended: `fla.run.is_finished` without torch."""
-    return (run.folder.path / DONE).is_file() and not _changed_keys(run)
+    """Whether the run folder holds this very run, ended."""
+    is_there = (run.folder.path / DONE).is_file()
+    return is_there and not changed_keys(run.config, run.folder.config_yaml)
 
 
 def is_decoded(run: Run) -> bool:
@@ -98,12 +96,7 @@ def _broken_rules(run: Run, num_gpus: int) -> list[str]:
 
 
 def _other_settings(run: Run) -> list[str]:
-    changed = _changed_keys(run)
-    if not changed:
-        return []
-    # Here, not at the top: it brings torch and DeepSpeed, and folders are seldom changed.
-    from fla.run import FREE_ON_RESUME
-
+    changed = changed_keys(run.config, run.folder.config_yaml)
     refused = [key for key in changed if key not in FREE_ON_RESUME]
     if not refused:
         return []
@@ -112,12 +105,3 @@ def _other_settings(run: Run) -> list[str]:
         f"{run.folder.path} holds a run with other settings: {told}. Set them back, or choose "
         "another folder with --dir."
     ]
-
-
-def _changed_keys(run: Run) -> dict[str, tuple[Any, Any]]:
-    saved = run.folder.config_yaml
-    if not saved.is_file():
-        return {}
-    old = flatten(load_config(type(run.config), [str(saved)]))
-    new = flatten(run.config)
-    return {k: (old[k], new[k]) for k in new if k != "resume" and old[k] != new[k]}

@@ -9,8 +9,9 @@ from torch import distributed
 from fla.checkpoint_files import write_state
 from fla.config.load import load_config, save_config
 from fla.config.schema import Stage1Config
+from fla.continuation import changed_keys, is_finished
 from fla.errors import ConfigError
-from fla.run import changed_keys, is_finished, open_run
+from fla.run import open_run
 from fla.run_folder import mark_complete, open_run_folder
 from fla.runtime import Runtime, join_process_group
 

@@ -233,6 +233,16 @@ def test_a_checkpoint_of_another_run_is_evaluated_in_this_ones_folder(tmp_path):
     assert training.checkpoints == ["step_0000003", "step_0000006"]
 
 
+def test_half_a_checkpoint_of_the_same_step_does_not_take_the_place_of_another_runs(tmp_path):
+    training = Training(tmp_path)
+    training.folder.checkpoint(3).mkdir()
+
+    training.run(state=TrainState(step=3))
+
+    assert training.evaluated == [3, 6]
+    assert training.checkpoints == ["step_0000003", "step_0000006"]
+
+
 def test_a_run_that_stands_at_its_end_does_nothing_more(tmp_path):
     training = Training(tmp_path)
 
