@@ -106,7 +106,7 @@ def test_a_job_that_is_warned_saves_is_queued_again_and_ends_as_one_that_was_not
         [*sbatch, "launchers/slurm/train.sbatch", *map(str, words)],
         cwd=ROOT, env=slurm, capture_output=True, text=True, check=True,
     ).stdout.strip()  # fmt: skip
-    squeue = ["squeue", "-h", "-j", job, "-o", "%T"]
+    squeue = ["squeue", "-h", "-t", "all", "-j", job, "-o", "%T"]
     deadline = time.monotonic() + 150
     while not has_step(warned, 3)():
         assert time.monotonic() < deadline, (tmp_path / "job.out").read_text()
@@ -116,10 +116,10 @@ def test_a_job_that_is_warned_saves_is_queued_again_and_ends_as_one_that_was_not
     subprocess.run(["scancel", "--signal=USR1", "--batch", job], env=slurm, check=True)
     wait_for_state("PENDING", squeue, slurm)
     assert "which is saved. The same command goes on" in (tmp_path / "job.out").read_text()
-    # Slurm lets two minutes pass.
-    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], env=slurm, check=True)
-    wait_for_state("RUNNING", squeue, slurm)
-    wait_for_state("", squeue, slurm)
+    # Slurm lets two minutes pass. At once the node would still refuse what it has just ended.
+    later = ["scontrol", "update", f"JobId={job}", "StartTime=now+10"]
+    subprocess.run(later, env=slurm, check=True)
+    wait_for_state("COMPLETED", squeue, slurm)
 
     assert (warned.path / "DONE").exists(), (tmp_path / "job.out").read_text()
     expect_same_runs(whole, warned)
