@@ -1,22 +1,16 @@
 """One browser for the tests of a file."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 
 import pytest
 from playwright.sync_api import Browser
 
-from tests.helpers.browser import Watched, open_browser, watch
+from tests.helpers.browser import Watched, browser_of_a_module, watch
 
 
-# Not for the whole session: while playwright is open, an event loop runs in this thread.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with ExitStack() as stack:
-        try:
-            opened = stack.enter_context(open_browser())
-        except FileNotFoundError as error:
-            pytest.skip(str(error))
+    with browser_of_a_module() as opened:
         yield opened
 
 

@@ -2,11 +2,12 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
 from playwright.sync_api import Browser, Locator, Page, Playwright, expect, sync_playwright
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -58,6 +59,20 @@ def open_browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
         yield browser
         browser.close()
+
+
+@contextmanager
+def browser_of_a_module() -> Iterator[Browser]:
+    """A browser for a fixture of a module; the tests are skipped where there is none.
+
+    Not for the whole session: while playwright is open, an event loop runs in this thread.
+    """
+    with ExitStack() as stack:
+        try:
+            opened = stack.enter_context(open_browser())
+        except FileNotFoundError as error:
+            pytest.skip(str(error))
+        yield opened
 
 
 def find_browser(playwright: Playwright) -> str | None:

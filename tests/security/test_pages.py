@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 from typing import cast
@@ -27,7 +27,7 @@ from fla.page import Limits, build_app
 from fla.search import Hypothesis
 from fla.translate import Segment, Translation, VideoTranslator
 from fla.translating.subtitles import Subtitle, format_subtitles
-from tests.helpers.browser import open_browser, watch
+from tests.helpers.browser import browser_of_a_module, watch
 from tests.helpers.compared_runs import write_corpus, write_run
 from tests.helpers.videos import write_video
 
@@ -173,11 +173,7 @@ def test_subtitles_have_no_markup():
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with ExitStack() as stack:
-        try:
-            opened = stack.enter_context(open_browser())
-        except FileNotFoundError as error:
-            pytest.skip(str(error))
+    with browser_of_a_module() as opened:
         yield opened
 
 
