@@ -15,12 +15,8 @@ from numpy.typing import NDArray
 
 from fla.errors import ConfigError
 
-# Sorting over a part of the split only keeps a step's company changing from epoch to epoch; few
-# samples would leave the ranks of a step with unequal lengths.
-WINDOW_BATCHES = 16
-WINDOW_SAMPLES = 512
 # Lengths are blurred by this fraction before sorting, so that equals do not always meet.
-LENGTH_JITTER = 0.1
+LENGTH_JITTER = 0.05
 # Keeps the draws of the plan apart from those of the clips.
 _PLAN, _CLIP = 0, 1
 # A rate such as 29.97 / 9.99 must not gain or lose a frame by its last bit.
@@ -119,6 +115,7 @@ def sample_rng(*, seed: int, epoch: int, sample_id: str) -> np.random.Generator:
 
 def plan_epoch(
     lengths: NDArray[np.integer],
+    num_tokens: NDArray[np.integer],
     *,
     global_batch_size: int,
     micro_batch_size: int,
@@ -135,6 +132,8 @@ def plan_epoch(
 
     Args:
         lengths: Chosen frames of each sample, `(N,)`, each at least 1.
+        num_tokens: Tokens of each sample's sentence, `(N,)`. Those that share a step are alike in
+            both, since a batch is as long as its longest clip and its longest sentence.
         global_batch_size: Samples of every step, over all ranks; N modulo this many samples,
             drawn anew each epoch, sit out.
         micro_batch_size: Most samples of a micro-batch.
@@ -150,9 +149,11 @@ def plan_epoch(
     Raises:
         ConfigError: the batch sizes do not divide, one clip alone exceeds `frames_per_batch`, or
             there are fewer samples than `global_batch_size`.
-        ValueError: a length is below 1.
+        ValueError: a length is below 1, or there is not one number of tokens a sample.
     """
     _check_lengths(lengths, frames_per_batch=frames_per_batch)
+    if len(num_tokens) != len(lengths):
+        raise ValueError(f"{len(lengths)} lengths, but {len(num_tokens)} numbers of tokens.")
     if global_batch_size % (micro_batch_size * world_size):
         raise ConfigError(
             f"train.global_batch_size ({global_batch_size}) must be a multiple of "
@@ -164,6 +165,9 @@ def plan_epoch(
             "samples of the training split. Lower it."
         )
     rng = np.random.default_rng([seed, epoch, _PLAN])
+    batches = _global_batches(lengths, num_tokens, global_batch_size, rng)
+    if shortest_first:
+        batches.sort(key=lambda batch: int(lengths[batch].sum()))
     return [
         _plan_step(
             batch,
@@ -172,7 +176,7 @@ def plan_epoch(
             frames_per_batch=frames_per_batch,
             world_size=world_size,
         )
-        for batch in _global_batches(lengths, global_batch_size, rng, shortest_first=shortest_first)
+        for batch in batches
     ]
 
 
@@ -312,21 +316,30 @@ def _check_lengths(lengths: NDArray[np.integer], *, frames_per_batch: int) -> No
 
 
 def _global_batches(
-    lengths: NDArray[np.integer], size: int, rng: np.random.Generator, *, shortest_first: bool
+    lengths: NDArray[np.integer],
+    num_tokens: NDArray[np.integer],
+    size: int,
+    rng: np.random.Generator,
 ) -> list[list[int]]:
     # Choose who sits out before sorting; afterwards it would mostly be the longest clips.
     order = rng.permutation(len(lengths))[: len(lengths) // size * size]
-    blurred = lengths * rng.uniform(1 - LENGTH_JITTER, 1 + LENGTH_JITTER, size=len(lengths))
-    if shortest_first:
-        in_order: list[list[int]] = order[np.argsort(blurred[order])].reshape(-1, size).tolist()
-        return in_order
-    batches: list[list[int]] = []
-    width = max(WINDOW_BATCHES, -(-WINDOW_SAMPLES // size)) * size
-    for start in range(0, len(order), width):
-        window = order[start : start + width]
-        window = window[np.argsort(blurred[window], kind="stable")]
-        batches.extend(window.reshape(-1, size).tolist())
+    low, high = 1 - LENGTH_JITTER, 1 + LENGTH_JITTER
+    blurred = [each * rng.uniform(low, high, size=len(each)) for each in (lengths, num_tokens)]
+    batches = _bucket(order, blurred, size)
     return [batches[place] for place in rng.permutation(len(batches))]
+
+
+def _bucket(
+    indices: NDArray[np.integer], keys: Sequence[NDArray[np.floating]], size: int
+) -> list[list[int]]:
+    """Halve samples by whichever length would cost more padding, down to batches."""
+    num_batches = len(indices) // size
+    if num_batches == 1:
+        return [[int(index) for index in indices]]
+    key = max(keys, key=lambda key: float(key[indices].max() / key[indices].mean()))
+    indices = indices[np.argsort(key[indices], kind="stable")]
+    middle = num_batches // 2 * size
+    return [*_bucket(indices[:middle], keys, size), *_bucket(indices[middle:], keys, size)]
 
 
 def _plan_step(

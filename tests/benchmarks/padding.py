@@ -2,7 +2,8 @@
 
 Nothing is decoded: the plans are those of real epochs on the whole demo corpus, whose sentences and
 time lines are drawn as tools/make_demo_corpus.py draws them. Frames go through the visual encoder
-without padding; it is the translator that sees clips and sentences of a batch at one length.
+without padding; it is the translator that sees clips and sentences of a batch at one length. In
+evaluation nobody knows the sentences beforehand.
 """
 
 import sys
@@ -30,22 +31,24 @@ def measure(folder: Path) -> list[Row]:
     corpus = make_demo_corpus(folder / "demo")
     config = corpus.stage1(corpus.folder / "runs" / "padding")
     codec = read_codec(corpus.tokenizer, language=config.text.language)
-    rows = []
-    for split, name in (("train", "training"), ("test", "evaluation")):
-        samples = plan_samples(split)
-        frames = plain_view(config.data).lengths(samples)
-        ids = codec.encode([it.sentence for it in samples], max_tokens=config.text.max_tokens)
-        tokens = np.array([len(it) for it in ids], np.int64)
-        if split == "train":
-            batches = [b for epoch in range(NUM_EPOCHS) for b in _epoch(frames, config, epoch)]
-            size = config.train.micro_batch_size
-            rows += _rows_of(
-                "training, batches at random", _random(len(frames), size), frames, tokens
-            )
-        else:
-            batches = _evaluation(frames, config)
-        rows += _rows_of(name, batches, frames, tokens, target=TARGET_PERCENT)
-    return rows
+    view = plain_view(config.data)
+
+    train = plan_samples("train")
+    frames = view.lengths(train)
+    ids = codec.encode([it.sentence for it in train], max_tokens=config.text.max_tokens)
+    tokens = np.array([len(it) for it in ids], np.int64)
+    drawn = _random(len(frames), config.train.micro_batch_size)
+    planned = [
+        batch for epoch in range(NUM_EPOCHS) for batch in _epoch(frames, tokens, config, epoch)
+    ]
+    test = view.lengths(plan_samples("test"))
+    return [
+        _row("training, batches at random, frames", drawn, frames),
+        _row("training, batches at random, tokens", drawn, tokens),
+        _row("training, frames", planned, frames, target=TARGET_PERCENT),
+        _row("training, tokens", planned, tokens, target=TARGET_PERCENT),
+        _row("evaluation, frames", _evaluation(test, config), test, target=TARGET_PERCENT),
+    ]
 
 
 def plan_samples(split: str) -> list[Sample]:
@@ -83,29 +86,28 @@ def padded_percent(batches: Iterable[MicroBatch], lengths: NDArray[np.integer]) 
     return 100 * (1 - real / places)
 
 
-def _rows_of(
+def _row(
     name: str,
     batches: Sequence[MicroBatch],
-    frames: NDArray[np.integer],
-    tokens: NDArray[np.integer],
+    lengths: NDArray[np.integer],
     *,
     target: float | None = None,
-) -> list[Row]:
-    return [
-        Row(
-            name=f"padding: {name}, {what}",
-            value=padded_percent(batches, lengths),
-            unit="%",
-            better="neither" if target is None else "lower",
-            target=target,
-        )
-        for what, lengths in (("frames", frames), ("tokens", tokens))
-    ]
+) -> Row:
+    return Row(
+        name=f"padding: {name}",
+        value=padded_percent(batches, lengths),
+        unit="%",
+        better="neither" if target is None else "lower",
+        target=target,
+    )
 
 
-def _epoch(frames: NDArray[np.integer], config: Stage1Config, epoch: int) -> list[MicroBatch]:
+def _epoch(
+    frames: NDArray[np.integer], tokens: NDArray[np.integer], config: Stage1Config, epoch: int
+) -> list[MicroBatch]:
     steps = plan_epoch(
         frames,
+        tokens,
         global_batch_size=config.train.global_batch_size,
         micro_batch_size=config.train.micro_batch_size,
         frames_per_batch=config.data.frames_per_batch,

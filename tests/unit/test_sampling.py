@@ -26,7 +26,11 @@ def some_lengths(num_samples: int = 203) -> np.ndarray:
     return np.random.default_rng(7).integers(1, 76, num_samples)
 
 
-def a_plan(lengths: np.ndarray, **changes: Any) -> list[StepPlan]:
+def a_plan(
+    lengths: np.ndarray, num_tokens: np.ndarray | None = None, **changes: Any
+) -> list[StepPlan]:
+    if num_tokens is None:
+        num_tokens = np.full(len(lengths), 10)
     arguments = {
         "global_batch_size": 12,
         "micro_batch_size": 3,
@@ -35,7 +39,7 @@ def a_plan(lengths: np.ndarray, **changes: Any) -> list[StepPlan]:
         "seed": 1,
         "epoch": 0,
     }
-    return plan_epoch(lengths, **(arguments | changes))
+    return plan_epoch(lengths, num_tokens, **(arguments | changes))
 
 
 def micro_batches(plan: Iterable[StepPlan]) -> list[MicroBatch]:
@@ -248,6 +252,34 @@ def test_clips_of_a_step_are_about_equally_long():
     assert spread < lengths.std() / 4
 
 
+def padded_share(batches: Iterable[MicroBatch], lengths: np.ndarray) -> float:
+    """Of batches of which each is as long as its longest."""
+    places = sum(len(batch) * int(lengths[list(batch)].max()) for batch in batches)
+    return 1 - sum(int(lengths[list(batch)].sum()) for batch in batches) / places
+
+
+@pytest.mark.parametrize("size", [8, 32])
+@pytest.mark.parametrize("corpus", ["phoenix14t", "how2sign"])
+def test_a_tenth_of_a_batch_at_most_is_padding_of_frames_or_of_tokens(corpus: str, size: int):
+    lengths = published_lengths(corpus)
+    # Long clips have long sentences, more or less.
+    ratios = np.random.default_rng(1).lognormal(np.log(0.7), 0.3, len(lengths))
+    num_tokens = np.maximum(3, lengths * ratios).round().astype(int)
+
+    batches = micro_batches(
+        a_plan(
+            lengths,
+            num_tokens,
+            global_batch_size=size,
+            micro_batch_size=size // 2,
+            frames_per_batch=10_000,
+        )
+    )
+
+    assert padded_share(batches, lengths) < 0.1
+    assert padded_share(batches, num_tokens) < 0.1
+
+
 def test_steps_of_long_and_short_clips_alternate_at_random():
     lengths = np.random.default_rng(0).integers(1, 76, 1920)
 
@@ -331,6 +363,11 @@ def test_a_clip_beyond_the_frame_budget_is_named():
 def test_too_few_samples_for_a_step_are_named():
     with pytest.raises(ConfigError, match=r"global_batch_size \(12\) is more than the 11 samples"):
         a_plan(some_lengths(11))
+
+
+def test_each_sample_has_a_number_of_tokens():
+    with pytest.raises(ValueError, match="12 lengths, but 11 numbers of tokens"):
+        a_plan(some_lengths(12), np.full(11, 5))
 
 
 def test_a_clip_without_frames_cannot_be_planned():
