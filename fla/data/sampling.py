@@ -8,19 +8,25 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fla.errors import ConfigError
 
+# The micro-batches of a step, which have about as many frames each, are chosen within a part of the
+# epoch: out of a few they would leave ranks waiting, and out of all be the same in every epoch.
+WINDOW_STEPS = 16
+WINDOW_SAMPLES = 512
 # Lengths are blurred by this fraction before sorting, so that equals do not always meet.
 LENGTH_JITTER = 0.05
 # Keeps the draws of the plan apart from those of the clips.
 _PLAN, _CLIP = 0, 1
 # A rate such as 29.97 / 9.99 must not gain or lose a frame by its last bit.
 _ROUNDING = 1e-9
+
+_Item = TypeVar("_Item")
 
 MicroBatch = tuple[int, ...]
 """Indices of samples that go through one forward pass together."""
@@ -132,8 +138,8 @@ def plan_epoch(
 
     Args:
         lengths: Chosen frames of each sample, `(N,)`, each at least 1.
-        num_tokens: Tokens of each sample's sentence, `(N,)`. Those that share a step are alike in
-            both, since a batch is as long as its longest clip and its longest sentence.
+        num_tokens: Tokens of each sample's sentence, `(N,)`. Those that share a micro-batch are
+            alike in both, since it is as long as its longest clip and its longest sentence.
         global_batch_size: Samples of every step, over all ranks; N modulo this many samples,
             drawn anew each epoch, sit out.
         micro_batch_size: Most samples of a micro-batch.
@@ -165,18 +171,24 @@ def plan_epoch(
             "samples of the training split. Lower it."
         )
     rng = np.random.default_rng([seed, epoch, _PLAN])
-    batches = _global_batches(lengths, num_tokens, global_batch_size, rng)
+    # Choose who sits out before sorting; afterwards it would mostly be the longest clips.
+    order = rng.permutation(len(lengths))[: len(lengths) // global_batch_size * global_batch_size]
+    blurred, blurred_tokens = (
+        each * rng.uniform(1 - LENGTH_JITTER, 1 + LENGTH_JITTER, size=len(each))
+        for each in (lengths, num_tokens)
+    )
+    # Sentences of one length after the other teach less: with them, the demo's first epoch, from
+    # short to long clips, ended at a BLEU-4 of 12 and 7 instead of 15.
+    keys = [blurred] if shortest_first else [blurred, blurred_tokens]
+    micro_batches = _bucket(order, keys, micro_batch_size)
+    num_batches = global_batch_size // micro_batch_size
     if shortest_first:
-        batches.sort(key=lambda batch: int(lengths[batch].sum()))
+        steps = _cut(micro_batches, num_batches)
+    else:
+        steps = _draw_steps(micro_batches, num_batches, lengths, rng)
     return [
-        _plan_step(
-            batch,
-            lengths,
-            micro_batch_size=micro_batch_size,
-            frames_per_batch=frames_per_batch,
-            world_size=world_size,
-        )
-        for batch in batches
+        _plan_step(step, lengths, frames_per_batch=frames_per_batch, world_size=world_size)
+        for step in steps
     ]
 
 
@@ -315,24 +327,10 @@ def _check_lengths(lengths: NDArray[np.integer], *, frames_per_batch: int) -> No
         )
 
 
-def _global_batches(
-    lengths: NDArray[np.integer],
-    num_tokens: NDArray[np.integer],
-    size: int,
-    rng: np.random.Generator,
-) -> list[list[int]]:
-    # Choose who sits out before sorting; afterwards it would mostly be the longest clips.
-    order = rng.permutation(len(lengths))[: len(lengths) // size * size]
-    low, high = 1 - LENGTH_JITTER, 1 + LENGTH_JITTER
-    blurred = [each * rng.uniform(low, high, size=len(each)) for each in (lengths, num_tokens)]
-    batches = _bucket(order, blurred, size)
-    return [batches[place] for place in rng.permutation(len(batches))]
-
-
 def _bucket(
     indices: NDArray[np.integer], keys: Sequence[NDArray[np.floating]], size: int
 ) -> list[list[int]]:
-    """Halve samples by whichever length would cost more padding, down to batches."""
+    """Halve samples by whichever length would cost more padding, down to micro-batches."""
     num_batches = len(indices) // size
     if num_batches == 1:
         return [[int(index) for index in indices]]
@@ -342,41 +340,54 @@ def _bucket(
     return [*_bucket(indices[:middle], keys, size), *_bucket(indices[middle:], keys, size)]
 
 
+def _draw_steps(
+    micro_batches: Sequence[list[int]],
+    num_batches: int,
+    lengths: NDArray[np.integer],
+    rng: np.random.Generator,
+) -> list[list[list[int]]]:
+    """Steps of micro-batches with about as many frames each, and sentences of all lengths."""
+    drawn = [micro_batches[place] for place in rng.permutation(len(micro_batches))]
+    samples_of_step = num_batches * len(drawn[0])
+    width = max(WINDOW_STEPS, -(-WINDOW_SAMPLES // samples_of_step)) * num_batches
+    steps = [
+        step
+        for window in _cut(drawn, width)
+        for step in _cut(sorted(window, key=lambda it: int(lengths[it].sum())), num_batches)
+    ]
+    return [steps[place] for place in rng.permutation(len(steps))]
+
+
+def _cut(items: Sequence[_Item], size: int) -> list[list[_Item]]:
+    return [list(items[start : start + size]) for start in range(0, len(items), size)]
+
+
 def _plan_step(
-    batch: Sequence[int],
+    micro_batches: Sequence[list[int]],
     lengths: NDArray[np.integer],
     *,
-    micro_batch_size: int,
     frames_per_batch: int,
     world_size: int,
 ) -> StepPlan:
     # The same micro-batches for every number of ranks, since BatchNorm's statistics are of a
     # micro-batch; then whole ones are dealt out.
-    fewest = len(batch) // micro_batch_size
-    for num_batches in range(fewest, len(batch) + 1, fewest):
-        dealt = _deal(batch, lengths, num_hands=num_batches, max_samples=micro_batch_size)
-        frames = np.array([int(lengths[hand].sum()) for hand in dealt])
+    for num_parts in range(1, len(micro_batches[0]) + 1):
+        parts = [part.tolist() for it in micro_batches for part in np.array_split(it, num_parts)]
+        frames = np.array([int(lengths[part].sum()) for part in parts])
         if frames.max() <= frames_per_batch:
-            ranks = _deal(
-                range(num_batches), frames, num_hands=world_size,
-                max_samples=num_batches // world_size,
-            )  # fmt: skip
-            return StepPlan(ranks=tuple(tuple(tuple(dealt[b]) for b in rank) for rank in ranks))
+            ranks = _deal(frames, num_hands=world_size)
+            return StepPlan(ranks=tuple(tuple(tuple(parts[b]) for b in rank) for rank in ranks))
     raise AssertionError("one clip a micro-batch always fits: _check_lengths has seen to it.")
 
 
-def _deal(
-    batch: Sequence[int], lengths: NDArray[np.integer], *, num_hands: int, max_samples: int
-) -> list[list[int]]:
-    """Longest clip first, each to the hand with the fewest frames that still has room.
-
-    A hand without a clip has the fewest frames, so with a clip for each none stays empty.
-    """
+def _deal(frames: NDArray[np.integer], *, num_hands: int) -> list[list[int]]:
+    """As many micro-batches to each rank: the longest first, to who has the fewest frames."""
     hands: list[list[int]] = [[] for _ in range(num_hands)]
-    frames = [0] * num_hands
-    for index in sorted(batch, key=lambda index: (-int(lengths[index]), index)):
-        open_hands = [hand for hand in range(num_hands) if len(hands[hand]) < max_samples]
-        hand = min(open_hands, key=frames.__getitem__)
-        hands[hand].append(index)
-        frames[hand] += int(lengths[index])
+    held = [0] * num_hands
+    most = len(frames) // num_hands
+    for place in np.argsort(-frames, kind="stable").tolist():
+        open_hands = [hand for hand in range(num_hands) if len(hands[hand]) < most]
+        hand = min(open_hands, key=held.__getitem__)
+        hands[hand].append(place)
+        held[hand] += int(frames[place])
     return hands

@@ -147,11 +147,12 @@ def decode_with(folder: Path, *words: str, num_ranks: int = 1) -> tuple[RunFolde
 
 
 @pytest.mark.slow
-def test_three_ranks_translate_what_two_trained_under_zero_3_as_one_does(stage2, tmp_path):
+def test_two_and_three_ranks_translate_what_two_trained_under_zero_3_as_one_does(stage2, tmp_path):
     words = [f"export_dir={stage2.export}", "beam.num_hypotheses=2"]
 
     found = [
-        decode_with(tmp_path / str(num_ranks), *words, num_ranks=num_ranks) for num_ranks in (1, 3)
+        decode_with(tmp_path / str(num_ranks), *words, num_ranks=num_ranks)
+        for num_ranks in (1, 2, 3)
     ]
 
     (one, scores), *others = found
