@@ -125,7 +125,7 @@ class ClipLoader:
 
 @dataclass(eq=False)
 class TrainLoader(ClipLoader):
-    """Steps of training: like lengths together, in another order every epoch.
+    """Steps of training: length-bucketed batches, in another order every epoch.
 
     Attributes:
         num_steps: Steps of an epoch.
@@ -146,7 +146,6 @@ class TrainLoader(ClipLoader):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._num_tokens = np.array([len(ids) for ids in self.token_ids], np.int64)
         self.num_steps = len(self._plan(0))
 
     def epoch(self, epoch: int, *, first_step: int = 0) -> Generator[Step[Batch], None, None]:
@@ -175,12 +174,11 @@ class TrainLoader(ClipLoader):
                 )
 
     def _count_tokens(self, indices: Sequence[int]) -> int:
-        return int(self._num_tokens[list(indices)].sum())
+        return sum(len(self.token_ids[index]) for index in indices)
 
     def _plan(self, epoch: int) -> list[StepPlan]:
         return plan_epoch(
             self.lengths,
-            self._num_tokens,
             global_batch_size=self.global_batch_size,
             micro_batch_size=self.micro_batch_size,
             frames_per_batch=self.frames_per_batch,

@@ -72,7 +72,6 @@ def measure_run(config: Stage2Config, *, world_size: int, feature_width: int) ->
     lengths = _count_frames(train, config.data)
     steps = plan_epoch(
         lengths,
-        num_tokens,
         global_batch_size=config.train.global_batch_size,
         micro_batch_size=config.train.micro_batch_size,
         frames_per_batch=config.data.frames_per_batch,

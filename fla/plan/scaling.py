@@ -208,7 +208,6 @@ def _plan_loads(
     frames, tokens = np.array(work.clips.frames), np.array(work.clips.tokens)
     steps = plan_epoch(
         frames,
-        tokens,
         global_batch_size=layout.global_batch_size,
         micro_batch_size=layout.micro_batch_size,
         frames_per_batch=work.frames_per_batch,

@@ -38,9 +38,7 @@ def measure(folder: Path) -> list[Row]:
     ids = codec.encode([it.sentence for it in train], max_tokens=config.text.max_tokens)
     tokens = np.array([len(it) for it in ids], np.int64)
     drawn = _random(len(frames), config.train.micro_batch_size)
-    planned = [
-        batch for epoch in range(NUM_EPOCHS) for batch in _epoch(frames, tokens, config, epoch)
-    ]
+    planned = [batch for epoch in range(NUM_EPOCHS) for batch in _epoch(frames, config, epoch)]
     test = view.lengths(plan_samples("test"))
     return [
         _row("training, batches at random, frames", drawn, frames),
@@ -102,12 +100,9 @@ def _row(
     )
 
 
-def _epoch(
-    frames: NDArray[np.integer], tokens: NDArray[np.integer], config: Stage1Config, epoch: int
-) -> list[MicroBatch]:
+def _epoch(frames: NDArray[np.integer], config: Stage1Config, epoch: int) -> list[MicroBatch]:
     steps = plan_epoch(
         frames,
-        tokens,
         global_batch_size=config.train.global_batch_size,
         micro_batch_size=config.train.micro_batch_size,
         frames_per_batch=config.data.frames_per_batch,

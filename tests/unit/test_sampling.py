@@ -26,11 +26,7 @@ def some_lengths(num_samples: int = 203) -> np.ndarray:
     return np.random.default_rng(7).integers(1, 76, num_samples)
 
 
-def a_plan(
-    lengths: np.ndarray, num_tokens: np.ndarray | None = None, **changes: Any
-) -> list[StepPlan]:
-    if num_tokens is None:
-        num_tokens = np.full(len(lengths), 10)
+def a_plan(lengths: np.ndarray, **changes: Any) -> list[StepPlan]:
     arguments = {
         "global_batch_size": 12,
         "micro_batch_size": 3,
@@ -39,7 +35,7 @@ def a_plan(
         "seed": 1,
         "epoch": 0,
     }
-    return plan_epoch(lengths, num_tokens, **(arguments | changes))
+    return plan_epoch(lengths, **(arguments | changes))
 
 
 def micro_batches(plan: Iterable[StepPlan]) -> list[MicroBatch]:
@@ -198,18 +194,15 @@ def test_a_micro_batch_that_would_burst_is_split_on_all_ranks():
         lengths, global_batch_size=6, micro_batch_size=3, world_size=2, frames_per_batch=100
     )
 
-    # Three clips of 80 frames are three micro-batches, and all are cut alike.
-    assert [len(rank) for rank in step.ranks] == [3, 3]
+    assert [len(rank) for rank in step.ranks] == [2, 2]
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
-def test_more_ranks_see_the_same_micro_batches_in_the_same_steps(world_size: int):
+@pytest.mark.parametrize("changes", [{"world_size": 4}, {"micro_batch_size": 1}, {"world_size": 2}])
+def test_more_ranks_see_the_same_global_batches_in_the_same_order(changes: dict[str, int]):
     lengths = some_lengths()
 
-    one, other = (
-        [{batch for rank in step.ranks for batch in rank} for step in plan]
-        for plan in (a_plan(lengths), a_plan(lengths, world_size=world_size))
-    )
+    one = [set(step.samples) for step in a_plan(lengths)]
+    other = [set(step.samples) for step in a_plan(lengths, **changes)]
 
     assert other == one
 
@@ -255,34 +248,6 @@ def test_clips_of_a_step_are_about_equally_long():
     assert spread < lengths.std() / 4
 
 
-def padded_share(batches: Iterable[MicroBatch], lengths: np.ndarray) -> float:
-    """Of batches of which each is as long as its longest."""
-    places = sum(len(batch) * int(lengths[list(batch)].max()) for batch in batches)
-    return 1 - sum(int(lengths[list(batch)].sum()) for batch in batches) / places
-
-
-@pytest.mark.parametrize("size", [8, 32])
-@pytest.mark.parametrize("corpus", ["phoenix14t", "how2sign"])
-def test_a_tenth_of_a_batch_at_most_is_padding_of_frames_or_of_tokens(corpus: str, size: int):
-    lengths = published_lengths(corpus)
-    # Long clips have long sentences, more or less.
-    ratios = np.random.default_rng(1).lognormal(np.log(0.7), 0.3, len(lengths))
-    num_tokens = np.maximum(3, lengths * ratios).round().astype(int)
-
-    batches = micro_batches(
-        a_plan(
-            lengths,
-            num_tokens,
-            global_batch_size=size,
-            micro_batch_size=size // 2,
-            frames_per_batch=10_000,
-        )
-    )
-
-    assert padded_share(batches, lengths) < 0.1
-    assert padded_share(batches, num_tokens) < 0.1
-
-
 def test_steps_of_long_and_short_clips_alternate_at_random():
     lengths = np.random.default_rng(0).integers(1, 76, 1920)
 
@@ -307,7 +272,7 @@ def test_frames_are_balanced_over_ranks():
     lengths = np.array([60, 50, 40, 30, 20, 10, 9, 1])
 
     (step,) = a_plan(
-        lengths, global_batch_size=8, micro_batch_size=1, world_size=2, frames_per_batch=150
+        lengths, global_batch_size=8, micro_batch_size=4, world_size=2, frames_per_batch=150
     )
 
     frames = [sum(lengths[list(batch)].sum() for batch in rank) for rank in step.ranks]
@@ -330,7 +295,7 @@ def published_lengths(corpus: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("corpus", ["phoenix14t", "how2sign"])
-@pytest.mark.parametrize(("micro_batch_size", "bound"), [(1, 0.04), (2, 0.06), (8, 0.08)])
+@pytest.mark.parametrize(("micro_batch_size", "bound"), [(1, 0.1), (2, 0.03), (8, 0.01)])
 def test_eight_ranks_wait_little_for_the_longest(corpus: str, micro_batch_size: int, bound: float):
     lengths = published_lengths(corpus)
 
@@ -366,11 +331,6 @@ def test_a_clip_beyond_the_frame_budget_is_named():
 def test_too_few_samples_for_a_step_are_named():
     with pytest.raises(ConfigError, match=r"global_batch_size \(12\) is more than the 11 samples"):
         a_plan(some_lengths(11))
-
-
-def test_each_sample_has_a_number_of_tokens():
-    with pytest.raises(ValueError, match="12 lengths, but 11 numbers of tokens"):
-        a_plan(some_lengths(12), np.full(11, 5))
 
 
 def test_a_clip_without_frames_cannot_be_planned():
