@@ -1,6 +1,7 @@
 """Annotations made with ELAN: where those of one tier begin and end."""
 
 from pathlib import Path
+from urllib.parse import unquote
 from xml.etree import ElementTree
 
 from pympi import Eaf
@@ -8,15 +9,18 @@ from pympi import Eaf
 from fla.errors import DataError
 
 
-def read_elan_times(path: Path, *, tier: str) -> list[tuple[float, float]]:
-    """Starts and ends of a tier's annotations, in seconds.
+def read_elan_times(path: Path, *, tier: str, video: Path) -> list[tuple[float, float]]:
+    """Starts and ends of a tier's annotations, in seconds of a video.
 
     Args:
         path: An .eaf file.
         tier: Its name; empty: the only one with annotations.
+        video: One of those that are annotated. Where ELAN was told to begin later in it, so do
+            the annotations.
 
     Raises:
-        DataError: The file is none of ELAN's, or the tier is not there or not clear.
+        DataError: The file is none of ELAN's, or the tier, or what is the video's beginning, is
+            not there or not clear.
     """
     file = _open(path)
     # Read of each tier what stands in it; those that refer to another have the times of that.
@@ -37,7 +41,24 @@ def read_elan_times(path: Path, *, tier: str) -> list[tuple[float, float]]:
             f"{path}: tier {chosen} has annotations without a time of their own. Name the tier "
             "that it divides with --tier."
         )
-    return [(start / 1000, end / 1000) for start, end in times]
+    origin = _find_origin(file, path, video)
+    return [((start + origin) / 1000, (end + origin) / 1000) for start, end in times]
+
+
+def _find_origin(file: Eaf, path: Path, video: Path) -> int:
+    """The moment of the video, in milliseconds, at which the time of the annotations begins."""
+    origins = {
+        unquote(media["MEDIA_URL"]).rsplit("/", 1)[-1]: int(media.get("TIME_ORIGIN") or 0)
+        for media in file.get_linked_files()
+    }
+    # A video that was renamed may be any of them.
+    possible = {origins[video.name]} if video.name in origins else {*origins.values()} or {0}
+    if len(possible) > 1:
+        raise DataError(
+            f"{path} begins at different moments of {', '.join(origins)}, and none of these is "
+            f"called {video.name}. Give the video the name that it has there."
+        )
+    return possible.pop()
 
 
 def _open(path: Path) -> Eaf:

@@ -104,7 +104,11 @@ def read_inputs(job: Job) -> Inputs:
         except DataError as error:
             faults.append(error)
     _check_number(job, videos)
-    segments = [job.whole] if job.segments is None else read_segments(job.segments, tier=job.tier)
+    segments = [job.whole]
+    if job.segments is not None:
+        # It is one video then; a fault of it is told below.
+        video = videos[0] if videos else job.inputs[0]
+        segments = read_segments(job.segments, video=video, tier=job.tier)
     parts: list[tuple[Recording, tuple[Segment, ...]]] = []
     with Progress("open", total=len(videos), unit="videos", is_shown=len(videos) > 1) as progress:
         for video in videos:

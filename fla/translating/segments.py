@@ -30,12 +30,13 @@ class Segment:
         return f"{self.start_s:.2f} s to {end}"
 
 
-def read_segments(path: Path, *, tier: str = "") -> list[Segment]:
+def read_segments(path: Path, *, video: Path, tier: str = "") -> list[Segment]:
     """Read where the sentences of a recording are, in the order of their starts.
 
     Args:
         path: Subtitles (.srt, .vtt), an ELAN file (.eaf), or a table (.tsv) whose header names
             start_s and end_s.
+        video: The recording.
         tier: Of an ELAN file; empty: its only one that is not empty.
 
     Raises:
@@ -47,7 +48,7 @@ def read_segments(path: Path, *, tier: str = "") -> list[Segment]:
     if ending in SUBTITLE_ENDINGS:
         times = read_subtitle_times(path)
     elif ending == ".eaf":
-        times = read_elan_times(path, tier=tier)
+        times = read_elan_times(path, tier=tier, video=video)
     elif ending == ".tsv":
         times = _read_table_times(path)
     else:

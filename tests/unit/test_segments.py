@@ -29,6 +29,7 @@ second
 00:01:00.250 --> 00:01:04.000
 Two
 """
+VIDEO = Path("talk one.mp4")
 TWO = [Segment(start_s=1.0, end_s=2.5), Segment(start_s=60.25, end_s=64.0)]
 
 
@@ -48,22 +49,25 @@ def write_elan(path: Path, **tiers: list[tuple[int, int, str]]) -> Path:
 
 
 def test_subtitles_say_where_sentences_are(tmp_path):
-    assert read_segments(write(tmp_path / "a.srt", SRT)) == TWO
-    assert read_segments(write(tmp_path / "a.vtt", VTT)) == TWO
-    assert read_segments(write(tmp_path / "b.srt", "\ufeff" + SRT.replace("\n", "\r\n"))) == TWO
+    assert read_segments(write(tmp_path / "a.srt", SRT), video=VIDEO) == TWO
+    assert read_segments(write(tmp_path / "a.vtt", VTT), video=VIDEO) == TWO
+    assert (
+        read_segments(write(tmp_path / "b.srt", "\ufeff" + SRT.replace("\n", "\r\n")), video=VIDEO)
+        == TWO
+    )
 
 
 def test_a_table_says_where_sentences_are_in_any_order(tmp_path):
     text = "id\tend_s\tstart_s\nb\t64\t60.25\na\t2.5\t1\n"
 
-    assert read_segments(write(tmp_path / "a.tsv", text)) == TWO
+    assert read_segments(write(tmp_path / "a.tsv", text), video=VIDEO) == TWO
 
 
 def test_a_tier_of_elan_says_where_sentences_are(tmp_path):
     path = write_elan(tmp_path / "a.eaf", sentences=[(1000, 2500, "a"), (60250, 64000, "b")])
 
-    assert read_segments(path) == TWO
-    assert read_segments(path, tier="sentences") == TWO
+    assert read_segments(path, video=VIDEO) == TWO
+    assert read_segments(path, video=VIDEO, tier="sentences") == TWO
 
 
 def test_of_several_tiers_one_must_be_named(tmp_path):
@@ -71,11 +75,11 @@ def test_of_several_tiers_one_must_be_named(tmp_path):
         tmp_path / "a.eaf", sentences=[(0, 900, "a")], signs=[(0, 300, "b"), (300, 900, "c")]
     )
 
-    assert read_segments(path, tier="signs")[1] == Segment(start_s=0.3, end_s=0.9)
+    assert read_segments(path, video=VIDEO, tier="signs")[1] == Segment(start_s=0.3, end_s=0.9)
     with pytest.raises(DataError, match=r"these: sentences \(1\), signs \(2\)\. .*--tier"):
-        read_segments(path)
+        read_segments(path, video=VIDEO)
     with pytest.raises(DataError, match=r"has no tier words\. .*: sentences \(1\), signs \(2\)\."):
-        read_segments(path, tier="words")
+        read_segments(path, video=VIDEO, tier="words")
 
 
 def test_annotations_that_refer_to_others_have_their_times(tmp_path):
@@ -87,7 +91,40 @@ def test_annotations_that_refer_to_others_have_their_times(tmp_path):
     file.add_ref_annotation("sentences", "signs", 1200, "b")
     file.to_file(str(tmp_path / "a.eaf"))
 
-    assert read_segments(tmp_path / "a.eaf", tier="sentences") == TWO[:1]
+    assert read_segments(tmp_path / "a.eaf", video=VIDEO, tier="sentences") == TWO[:1]
+
+
+def write_with_origins(path: Path, **origins: int | None) -> Path:
+    write_elan(path, sentences=[(500, 2000, "a")])
+    file = Eaf(str(path))
+    for name, origin in origins.items():
+        url = f"file:///C:/recorded/{name.replace('_', '%20')}.mp4"
+        file.add_linked_file(url, mimetype="video/mp4", time_origin=origin)
+    file.to_file(str(path))
+    return path
+
+
+@pytest.mark.parametrize(
+    "origins",
+    [{"talk_one": 500, "face": 40}, {"of_another_name": 500}, {"front": 500, "side": 500}],
+)
+def test_what_begins_later_in_its_video_is_moved_there(tmp_path, origins):
+    path = write_with_origins(tmp_path / "a.eaf", **origins)
+
+    assert read_segments(path, video=VIDEO) == TWO[:1]
+
+
+def test_a_video_without_an_origin_begins_with_its_annotations(tmp_path):
+    path = write_with_origins(tmp_path / "a.eaf", talk_one=None, face=40)
+
+    assert read_segments(path, video=VIDEO) == [Segment(start_s=0.5, end_s=2.0)]
+
+
+def test_an_origin_that_may_be_of_another_video_is_not_guessed(tmp_path):
+    path = write_with_origins(tmp_path / "a.eaf", front=500, side=0)
+
+    with pytest.raises(DataError, match=r"different moments of front\.mp4, side\.mp4, .* talk one"):
+        read_segments(path, video=VIDEO)
 
 
 @pytest.mark.parametrize("text", ["", "<a/>", "<ANNOTATION_DOCUMENT/>", "{}"])
@@ -95,7 +132,7 @@ def test_what_is_no_file_of_elan_is_named(tmp_path, text):
     path = write(tmp_path / "a.eaf", text)
 
     with pytest.raises(DataError, match=r"a\.eaf"):
-        read_segments(path)
+        read_segments(path, video=VIDEO)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +154,7 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path, name, text, reason):
     path = write(tmp_path / name, text)
 
     with pytest.raises(DataError, match=reason):
-        read_segments(path)
+        read_segments(path, video=VIDEO)
 
 
 @pytest.mark.parametrize("name", ["a.srt", "a.tsv"])
@@ -126,12 +163,12 @@ def test_another_encoding_is_named(tmp_path, name):
     path.write_bytes("start_s\tend_s\tm\u00fcde\n".encode("latin-1"))
 
     with pytest.raises(DataError, match="UTF-8"):
-        read_segments(path)
+        read_segments(path, video=VIDEO)
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"nothing\.srt: there is no such file\."):
-        read_segments(tmp_path / "nothing.srt")
+        read_segments(tmp_path / "nothing.srt", video=VIDEO)
 
 
 def test_segments_lie_inside_their_video():
