@@ -47,10 +47,13 @@ def read_elan_times(path: Path, *, tier: str, video: Path) -> list[tuple[float, 
 
 def _find_origin(file: Eaf, path: Path, video: Path) -> int:
     """The moment of the video, in milliseconds, at which the time of the annotations begins."""
-    origins = {
-        unquote(media["MEDIA_URL"]).rsplit("/", 1)[-1]: int(media.get("TIME_ORIGIN") or 0)
-        for media in file.get_linked_files()
-    }
+    try:
+        origins = {
+            unquote(media["MEDIA_URL"]).rsplit("/", 1)[-1]: int(media.get("TIME_ORIGIN") or 0)
+            for media in file.get_linked_files()
+        }
+    except (KeyError, ValueError) as error:
+        raise _broken(path, error) from error
     # A video that was renamed may be any of them.
     possible = {origins[video.name]} if video.name in origins else {*origins.values()} or {0}
     if len(possible) > 1:
@@ -68,6 +71,8 @@ def _open(path: Path) -> Eaf:
         # A path named "-" would be standard input to it.
         return Eaf(str(path.absolute()), suppress_version_warning=True)
     except (ElementTree.ParseError, LookupError, ValueError) as error:
-        raise DataError(
-            f"{path} is no file of ELAN ({error}). Open it in ELAN, and save it again."
-        ) from error
+        raise _broken(path, error) from error
+
+
+def _broken(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path} is no file of ELAN ({error}). Open it in ELAN, and save it again.")

@@ -127,6 +127,15 @@ def test_an_origin_that_may_be_of_another_video_is_not_guessed(tmp_path):
         read_segments(path, video=VIDEO)
 
 
+@pytest.mark.parametrize("origin", ["soon", "1.5"])
+def test_an_origin_that_is_no_number_is_told(tmp_path, origin):
+    path = write_with_origins(tmp_path / "a.eaf", front=500)
+    path.write_text(path.read_text().replace('TIME_ORIGIN="500"', f'TIME_ORIGIN="{origin}"'))
+
+    with pytest.raises(DataError, match=rf"a\.eaf is no file of ELAN .*{origin}"):
+        read_segments(path, video=VIDEO)
+
+
 @pytest.mark.parametrize("text", ["", "<a/>", "<ANNOTATION_DOCUMENT/>", "{}"])
 def test_what_is_no_file_of_elan_is_named(tmp_path, text):
     path = write(tmp_path / "a.eaf", text)
