@@ -2,7 +2,7 @@
 
 Every point has a process of its own, or one a rank: seconds, and the memory that the step takes
 above what model, gradients and optimizer hold. A line is fitted to each curve; plots lie in the
-folder. On ranks the sentences of a rank stay the same, so that a straight line is a flat one.
+folder. On ranks the sentences of a rank stay the same: flat as far as each has a core of its own.
 """
 
 import html

@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from pympi import Eaf
 
 from fla.data.decode.video import read_frames
 from fla.data.views import PlainView
@@ -345,6 +346,20 @@ def test_subtitles_and_segments_are_of_one_video(videos, tmp_path):
     for words in ({"out": tmp_path / "a.srt"}, {"segments": tmp_path / "a.tsv"}):
         with pytest.raises(ConfigError, match="of one video, and 3 are to be translated"):
             read_inputs(Job(inputs=(videos,), model=Path("export"), **words))
+
+
+def test_an_elan_file_counts_from_where_the_video_to_translate_begins(videos, tmp_path):
+    file = Eaf()
+    file.add_tier("sentences")
+    file.add_annotation("sentences", 500, 1500, "a")
+    for name, origin in (("a.mp4", 250), ("other.mp4", 40)):
+        file.add_linked_file(f"file:///D:/{name}", mimetype="video/mp4", time_origin=origin)
+    file.to_file(str(tmp_path / "a.eaf"))
+
+    job = Job(inputs=(videos / "a.mp4",), model=Path("e"), segments=tmp_path / "a.eaf")
+
+    ((_, segments),) = read_inputs(job).parts
+    assert segments == (Segment(start_s=0.75, end_s=1.75),)
 
 
 def test_a_folder_without_videos_is_told(tmp_path):
