@@ -11,7 +11,6 @@ Shape letters:
 - V = vocabulary
 """
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log
@@ -21,6 +20,8 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 from transformers.modeling_outputs import BaseModelOutput
+
+from fla.models.caches import BeamCache, cache_word
 
 if TYPE_CHECKING:
     from fla.models.translator import Translator
@@ -95,23 +96,19 @@ class _Reader:
         ).last_hidden_state
         self._hidden = hidden.repeat_interleave(rows_per_clip, 0)
         self._mask = member.attention_mask.repeat_interleave(rows_per_clip, 0)
-        # Its name changed within the releases of transformers that are allowed.
-        parameters = inspect.signature(self._model.forward).parameters
-        self._cache_name = "cache" if "cache" in parameters else "past_key_values"
-        self._cache: Any = None
+        self._cache = BeamCache()
+        self._cache_word = cache_word(member.model)
 
     def read(self, input_ids: Tensor, parents: Tensor | None) -> Tensor:
         """Logits of the next token, `(H, V)`, in float32."""
-        if self._cache is not None:
-            # Those of the clip itself are the same for all its rows.
-            self._cache.self_attention_cache.reorder_cache(parents)
+        if parents is not None:
+            self._cache.reorder_cache(cast(torch.LongTensor, parents))
         said = self._model(
             encoder_outputs=BaseModelOutput(last_hidden_state=self._hidden),
             attention_mask=self._mask,
-            decoder_input_ids=input_ids if self._cache is None else input_ids[:, -1:],
+            decoder_input_ids=input_ids if parents is None else input_ids[:, -1:],
             use_cache=True,
-            **{self._cache_name: self._cache},
+            **{self._cache_word: self._cache},
         )
-        self._cache = said[self._cache_name]
         logits: Tensor = said.logits[:, -1].float()
         return logits

@@ -23,6 +23,7 @@ from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel
 
 from fla.batch import IGNORE_INDEX
 from fla.models.best_tokens import BestTokens
+from fla.models.caches import BeamCache, cache_word
 from fla.models.drawing import DrawnTokens
 from fla.models.ensemble import MeanOfProbabilities, Member
 from fla.search import Found, Search
@@ -123,6 +124,7 @@ def decode(
         # Every rank decodes a replica of its own, so no rank waits for another.
         synced_gpus=False,
         return_dict_in_generate=True,
+        **{cache_word(first.model): BeamCache()},
     )
     tokens = found.sequences[:, 1:]
     log_probs = best.log_probs_of(tokens, found.get("beam_indices"))

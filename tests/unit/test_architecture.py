@@ -43,6 +43,7 @@ ROOMS = {
         "fla.export_code.processing_fla_llm",
         "fla.metrics.bleurt",
         "fla.models.best_tokens",
+        "fla.models.caches",
         "fla.models.drawing",
         "fla.models.ensemble",
         "fla.models.light_t",
