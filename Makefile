@@ -13,6 +13,8 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export DO_NOT_TRACK = true
 
 PYTEST := .venv/bin/python -m pytest -q -m 'not slow and not gpu'
+# Half of the tests by their time.
+HALF := tests/unit tests/distributed tests/security tests/browser
 
 INSTALLED := .venv/installed
 BENCH_INSTALLED := .venv/bench-installed
@@ -34,8 +36,8 @@ demo: $(INSTALLED)
 # Two at once: most tests wait for one process to start.
 test: lint
 	@export PATH="$(CURDIR)/.venv/bin:$$PATH"; unset DS_ACCELERATOR; \
-	$(PYTEST) tests/unit tests/distributed & half=$$!; \
-	$(PYTEST) tests --ignore=tests/unit --ignore=tests/distributed; code=$$?; \
+	$(PYTEST) $(HALF) & half=$$!; \
+	$(PYTEST) tests $(addprefix --ignore=,$(HALF)); code=$$?; \
 	wait $$half && exit $$code
 
 lint: $(INSTALLED)
