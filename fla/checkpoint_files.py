@@ -1,14 +1,16 @@
 """Files of a checkpoint and their checksums: what is damaged is named before anything is loaded.
 
 DeepSpeed's files are pickles, and loading one runs what it names. They are looked through first:
-one that names anything beside tensors and DeepSpeed's own records is refused.
+one that names anything beside tensors and DeepSpeed's own records is refused. DeepSpeed's converter
+makes a folder of each parameter's name, so that names which climb out of theirs are refused, too.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import pickletools
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -94,7 +96,9 @@ def check_files(folder: Path, *, advice: str) -> None:
 
 
 def check_pickles(folder: Path) -> None:
-    """Refuse a checkpoint whose pickles would run code; nothing in them is run to see.
+    """Refuse a checkpoint whose pickles would run code, or write files anywhere else.
+
+    Nothing in them is run to see.
 
     Raises:
         CheckpointError: Names the file, and what is in it.
@@ -102,6 +106,7 @@ def check_pickles(folder: Path) -> None:
     for path in sorted(folder.glob("*.pt")):
         try:
             strangers = {*torch.serialization.get_unsafe_globals_in_checkpoint(path)} - _RECORDS
+            climbers = [text for text in _strings_of(path) if _climbs(text)]
         except Exception as error:
             # Whatever a damaged file makes of its reader.
             raise CheckpointError(
@@ -113,6 +118,23 @@ def check_pickles(folder: Path) -> None:
                 f"{path}: the file holds {sorted(strangers)[0]}, which no checkpoint of this "
                 "toolkit does, and what it holds is not run. Take a checkpoint that you trust."
             )
+        if climbers:
+            raise CheckpointError(
+                f"{path}: the file holds {climbers[0]!r}, which would be written outside of the "
+                "checkpoint's folder. Take a checkpoint that you trust."
+            )
+
+
+def _strings_of(path: Path) -> Iterator[str]:
+    pickle = torch._C.PyTorchFileReader(str(path)).get_record("data.pkl")
+    for opcode, value, _ in pickletools.genops(pickle):
+        # Protocols before 3 have a name of a module here, too, which is no path.
+        if isinstance(value, str) and opcode.name != "GLOBAL":
+            yield value
+
+
+def _climbs(text: str) -> bool:
+    return text.startswith("/") or ".." in PurePosixPath(text).parts
 
 
 def _digest_all(folder: Path, names: Iterable[str]) -> dict[str, Digest]:

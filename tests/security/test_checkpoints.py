@@ -1,11 +1,13 @@
 """A checkpoint that was downloaded: decoding it and going on from it run nothing in its pickles.
 
+Nor do they write anywhere else.
+
 Whoever changes a checkpoint can compute its checksums, too: these help against disks alone.
 """
 
 from contextlib import suppress
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -19,7 +21,7 @@ from fla.engine import Engine, convert_to_universal
 from fla.errors import CheckpointError
 from fla.run_folder import RunFolder, mark_complete
 from fla.text.codec import read_codec
-from tests.distributed.test_universal import open_model
+from tests.distributed.test_universal import open_model, take_step
 from tests.helpers.exports import write_untrained_export
 from tests.helpers.ranks import one_of, run_ranks
 from tests.security.traps import PICKLES, Trap, write_torch_file
@@ -135,3 +137,41 @@ def test_without_the_check_deepspeed_and_its_converter_would_run_it(run, tmp_pat
     (found,) = run_ranks(load_without_a_check, folder, tmp_path / "mark", world_size=1)
 
     assert found == [True, True]
+
+
+def save_with_a_name(name: str, zero_stage: int, folder: Path) -> None:
+    """A checkpoint one of whose parameters is called so."""
+    engine, _ = open_model(zero_stage)
+    take_step(engine, 0)
+    for file in engine.copy_files(folder):
+        file.write(file.path)
+    for path in folder.glob("*.pt"):
+        torch.save(renamed(torch.load(path, weights_only=False), name), path)
+
+
+def renamed(content: Any, name: str) -> Any:
+    if isinstance(content, dict):
+        return type(content)(
+            (name if key == "hidden.weight" else key, renamed(value, name))
+            for key, value in content.items()
+        )
+    if type(content) is list:
+        return [renamed(value, name) for value in content]
+    return content
+
+
+@pytest.mark.parametrize("is_absolute", [False, True], ids=["climbing", "absolute"])
+def test_a_parameter_whose_name_is_a_path_is_refused_before_it_becomes_a_folder(
+    is_absolute, tmp_path
+):
+    folder = tmp_path / "a" / "b" / "c" / "d" / "step"
+    folder.mkdir(parents=True)
+    name = str(tmp_path / "escaped") if is_absolute else "../../../../../escaped"
+    run_ranks(save_with_a_name, name, 3, folder, world_size=1)
+
+    with pytest.raises(CheckpointError, match=r"_states\.pt: the file holds '.*escaped'"):
+        check_pickles(folder)
+
+    assert not [*tmp_path.rglob("escaped*")]
+    convert_to_universal(folder, folder.with_name("converted"))
+    assert [*tmp_path.rglob("escaped*")]
