@@ -196,6 +196,8 @@ def _write_configs(
     start_id: int,
 ) -> None:
     new_ids = {old_id: new_id for new_id, old_id in enumerate(old_ids)}
+    # Where a model has code: none of it is handed on.
+    config = {key: value for key, value in config.items() if key != "auto_map"}
     path = source / GENERATION_CONFIG
     if path.is_file():
         generation = _read_object(path)

@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from fla.errors import CheckpointError
 from fla.export import load_translator, write_export
 from fla.models.llm import build_llm, load_llm, read_llm, save_llm
 from fla.text.codec import read_codec, train_codec
+from fla.trim import trim_mbart
 from fla.weights import layouts_of
 from tests.helpers.exports import write_untrained_export
 from tests.security.traps import code_that_leaves, files_below
@@ -145,6 +147,19 @@ def test_an_export_hands_on_no_code_of_the_tokenizer_that_it_started_from(
     config = json.loads((tmp_path / "export" / "tokenizer_config.json").read_text())
     assert "auto_map" not in config
     assert files_below(tmp_path / "export") == {"tokenizer.json", "tokenizer_config.json"}
+
+
+def test_a_trimmed_model_hands_on_no_code_of_the_one_that_it_comes_from(mbart, tokenizer, tmp_path):
+    source, target = tmp_path / "source", tmp_path / "trimmed"
+    for folder in (tokenizer, mbart):
+        shutil.copytree(folder, source, dirs_exist_ok=True)
+    change(source / "config.json", auto_map=REMOTE)
+
+    texts = {"train": ["the cat is here"]}
+    trim_mbart(source, target, texts=texts, language="en_XX", characters=False)
+
+    assert "auto_map" not in json.loads((target / "config.json").read_text())
+    assert not [path for path in files_below(target) if path.endswith(".py")]
 
 
 def test_the_name_of_a_chats_template_leads_nowhere(tokenizer, tmp_path):
