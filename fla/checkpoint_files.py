@@ -127,10 +127,7 @@ def check_pickles(folder: Path) -> None:
 
 def _strings_of(path: Path) -> Iterator[str]:
     pickle = torch._C.PyTorchFileReader(str(path)).get_record("data.pkl")
-    for opcode, value, _ in pickletools.genops(pickle):
-        # Protocols before 3 have a name of a module here, too, which is no path.
-        if isinstance(value, str) and opcode.name != "GLOBAL":
-            yield value
+    return (value for _, value, _ in pickletools.genops(pickle) if isinstance(value, str))
 
 
 def _climbs(text: str) -> bool:
