@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
+import psutil
 import torch
 from torch import distributed
 
@@ -19,6 +20,9 @@ Answer = TypeVar("Answer")
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _MOST_FREE_BYTES = 2**31 - 1
+
+ROOMY_BYTES = 12 * 2**30
+"""Memory of a machine whose ranks may keep more of it than they use."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,12 +185,15 @@ def stop_runtime() -> None:
 
 
 def _reuse_freed_memory() -> None:
-    """Let malloc keep up to 2 GiB of what is freed.
+    """Let malloc keep up to 2 GiB of what is freed, where the machine has memory for that.
 
     It gives every large block back to the kernel, and ZeRO takes several as large as all gradients
     in each step: their pages, touched for the first time, were half of what ZeRO's step costs more
-    than PyTorch's (14.7 million parameters, one rank, in a virtual machine).
+    than PyTorch's (14.7 million parameters, one rank, in a virtual machine). What lies between kept
+    blocks takes memory: 3.0 instead of 2.4 GiB in the demo's stage 1.
     """
+    if psutil.virtual_memory().total < ROOMY_BYTES:
+        return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     # Other C libraries have no such switches.
     if mallopt is not None:
