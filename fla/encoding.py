@@ -1,6 +1,5 @@
-"""Encode splits for stage 2 before it runs: assembles the parts."""
+"""Encode train and dev for stage 2 before it runs: assembles the parts."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from fla.assembly import read_stage_split
@@ -11,12 +10,11 @@ from fla.runtime import start_runtime, stop_runtime
 from fla.text.codec import read_codec
 
 
-def run_encoding(config: Stage2Config, splits: Sequence[str]) -> None:
-    """Make what is missing of the features of splits, and say what is there; every rank calls it.
+def run_encoding(config: Stage2Config) -> None:
+    """Make what is missing of the features, and say what is there; every rank calls it.
 
     Args:
         config: Of stage 2.
-        splits: Of train, dev and test; train as training sees it, the others as evaluation does.
 
     Raises:
         FlaError: Something that the user can fix.
@@ -25,9 +23,8 @@ def run_encoding(config: Stage2Config, splits: Sequence[str]) -> None:
     encoder, _, _ = read_encoder(config, runtime)
     assert encoder is not None, "features=cached goes with model.freeze=all alone"
     codec = read_codec(Path(config.text.tokenizer_dir), language=config.text.language)
-    for name in splits:
-        split = read_stage_split(name, config, codec, runtime)
-        cache_builder(
-            config, runtime, split, encoder, kind="train" if name == "train" else "evaluation"
-        ).open().close()
+    train = read_stage_split("train", config, codec, runtime)
+    cache_builder(config, runtime, train, encoder, kind="train").open().close()
+    dev = read_stage_split("dev", config, codec, runtime)
+    cache_builder(config, runtime, dev, encoder, kind="evaluation").open().close()
     stop_runtime()

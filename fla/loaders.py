@@ -198,6 +198,8 @@ def _train_loader(
         micro_batch_size=config.train.micro_batch_size,
         frames_per_batch=config.data.frames_per_batch,
         shortest_first_epochs=config.train.shortest_first_epochs,
+        # The statistics of batch normalization are of a micro-batch.
+        like_sentences=isinstance(config, Stage2Config) and config.model.freeze == "all",
         prefetch_batches=config.data.prefetch_batches,
         skipped=skipped,
     )

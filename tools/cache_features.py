@@ -1,10 +1,9 @@
 """Encode the clips of a corpus once: the features that stage 2 reads with features=cached.
 
-python tools/cache_features.py [RECIPE.yaml ...] [key=value ...] [test]
+python tools/cache_features.py [RECIPE.yaml ...] [key=value ...]
 Or with several ranks: deepspeed tools/cache_features.py ...
 It takes stage 2's recipe and words; without a recipe: launchers/recipes/demo_stage2.yaml. Train and
-dev are encoded, and test where the word says so. What is there is not made again, and a job that
-was stopped goes on.
+dev are encoded. What is there is not made again, and a job that was stopped goes on.
 """
 
 import sys
@@ -18,11 +17,9 @@ DEFAULT_RECIPE = Path(__file__).parent.parent / "launchers" / "recipes" / "demo_
 
 
 def main() -> None:
-    words = sys.argv[1:]
-    splits = ["train", "dev", *(word for word in words if word == "test")]
     config = load_config(
         Stage2Config,
-        [word for word in words if word != "test"] + ["features=cached"],
+        [*sys.argv[1:], "features=cached"],
         default_recipe=DEFAULT_RECIPE,
         doc=__doc__,
     )
@@ -30,7 +27,7 @@ def main() -> None:
     # torch takes seconds to import; help and a mistyped key are answered without it.
     from fla.encoding import run_encoding
 
-    run_encoding(config, splits)
+    run_encoding(config)
 
 
 if __name__ == "__main__":

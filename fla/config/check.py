@@ -82,6 +82,11 @@ def check_stage2(config: Stage2Config, world_size: int | None = None) -> None:
     )
 
 
+def check_batches(train: TrainConfig, world_size: int) -> None:
+    """Check that so many ranks can share out a step; error as of `check_stage1`."""
+    _raise_all(*_broken_batches(train, world_size))
+
+
 def check_decode(config: DecodeConfig) -> None:
     """Check a decoding run; error as of `check_stage1`."""
     _raise_all(
@@ -285,12 +290,21 @@ def _broken_beam(beam: BeamConfig) -> Iterator[str]:
 
 
 def _broken_batches(train: TrainConfig, world_size: int) -> Iterator[str]:
-    share = train.micro_batch_size * world_size
-    if share > 0 and train.global_batch_size % share:
-        yield (
-            f"train.global_batch_size ({train.global_batch_size}) must be a multiple of "
-            f"train.micro_batch_size x world size ({train.micro_batch_size} x {world_size})."
-        )
+    size, micro = train.global_batch_size, train.micro_batch_size
+    together = micro * world_size
+    if min(size, micro) < 1 or size % together == 0:
+        return
+    if size % world_size:
+        larger = -(-size // together) * together
+        remedy = f"Start a number of ranks that divides it, or set train.global_batch_size={larger}"
+    else:
+        share = size // world_size
+        fitting = max(it for it in range(1, min(micro, share) + 1) if share % it == 0)
+        remedy = f"Set train.micro_batch_size={fitting}"
+    yield (
+        f"train.global_batch_size ({size}) must be a multiple of train.micro_batch_size x world "
+        f"size ({micro} x {world_size}). {remedy}."
+    )
 
 
 def _broken_manifests(

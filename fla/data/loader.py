@@ -143,9 +143,12 @@ class TrainLoader(ClipLoader):
     """Most sentences of one batch on one rank."""
     shortest_first_epochs: int
     """First epochs whose steps come in order of their clips' length."""
+    like_sentences: bool
+    """Whether micro-batches are of like sentences, and then depend on the number of ranks."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._num_tokens = np.array([len(ids) for ids in self.token_ids], np.int64)
         self.num_steps = len(self._plan(0))
 
     def epoch(self, epoch: int, *, first_step: int = 0) -> Generator[Step[Batch], None, None]:
@@ -174,7 +177,7 @@ class TrainLoader(ClipLoader):
                 )
 
     def _count_tokens(self, indices: Sequence[int]) -> int:
-        return sum(len(self.token_ids[index]) for index in indices)
+        return int(self._num_tokens[list(indices)].sum())
 
     def _plan(self, epoch: int) -> list[StepPlan]:
         return plan_epoch(
@@ -186,6 +189,7 @@ class TrainLoader(ClipLoader):
             seed=self.seed,
             epoch=epoch,
             shortest_first=epoch < self.shortest_first_epochs,
+            num_tokens=self._num_tokens if self.like_sentences else None,
         )
 
 

@@ -78,6 +78,7 @@ def measure_run(config: Stage2Config, *, world_size: int, feature_width: int) ->
         world_size=world_size,
         seed=config.seed,
         epoch=0,
+        num_tokens=num_tokens if config.model.freeze == "all" else None,
     )
     shapes = {
         BatchShape(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fla.build import build_encoder, feature_width
+from fla.config.check import check_batches
 from fla.config.deepspeed import read_deepspeed_config
 from fla.config.schema import Stage2Config
 from fla.config.sharding import Sharding, read_sharding
@@ -62,6 +63,7 @@ def plan_run(config: Stage2Config, *, world_size: int) -> RunPlan:
     Raises:
         FlaError: Something that the user can fix.
     """
+    check_batches(config.train, world_size)
     sharding = _read_sharding(config, world_size)
     llm, shape = _build_llm(Path(config.model.llm_dir))
     encoder_shape = _read_encoder_shape(config)
@@ -72,8 +74,8 @@ def plan_run(config: Stage2Config, *, world_size: int) -> RunPlan:
     model = _count_trained(adapter, llm, trained)
     length = None
     batches: tuple[BatchShape, ...] = (largest_batch(config, feature_width=width),)
-    num_micro_batches = max(
-        1, config.train.global_batch_size // (config.train.micro_batch_size * world_size)
+    num_micro_batches = config.train.global_batch_size // (
+        config.train.micro_batch_size * world_size
     )
     if has_splits(config):
         length = measure_run(config, world_size=world_size, feature_width=width)

@@ -214,6 +214,7 @@ def _plan_loads(
         world_size=layout.num_gpus,
         seed=work.seed,
         epoch=0,
+        num_tokens=None if work.encoder.trained else tokens,
     )
     return steps, _loads_of(work, steps, frames, tokens, machine)
 

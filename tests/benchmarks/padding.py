@@ -27,7 +27,7 @@ TARGET_PERCENT = 10.0
 
 
 def measure(folder: Path) -> list[Row]:
-    """Padded shares in training and in evaluation, and in batches drawn at random."""
+    """Padded shares in both stages and in evaluation, and in batches drawn at random."""
     corpus = make_demo_corpus(folder / "demo")
     config = corpus.stage1(corpus.folder / "runs" / "padding")
     codec = read_codec(corpus.tokenizer, language=config.text.language)
@@ -38,13 +38,18 @@ def measure(folder: Path) -> list[Row]:
     ids = codec.encode([it.sentence for it in train], max_tokens=config.text.max_tokens)
     tokens = np.array([len(it) for it in ids], np.int64)
     drawn = _random(len(frames), config.train.micro_batch_size)
-    planned = [batch for epoch in range(NUM_EPOCHS) for batch in _epoch(frames, config, epoch)]
+    size = config.train.micro_batch_size
+    planned = _epochs(frames, config, micro_batch_size=size)
+    alike = _epochs(frames, config, micro_batch_size=size, num_tokens=tokens)
+    halves = _epochs(frames, config, micro_batch_size=size // 2, num_tokens=tokens)
     test = view.lengths(plan_samples("test"))
     return [
         _row("training, batches at random, frames", drawn, frames),
         _row("training, batches at random, tokens", drawn, tokens),
         _row("training, frames", planned, frames, target=TARGET_PERCENT),
         _row("training, tokens", planned, tokens, target=TARGET_PERCENT),
+        _row("stage 2, frozen encoder, tokens", alike, tokens, target=TARGET_PERCENT),
+        _row("the same, micro-batches of half the size", halves, tokens, target=TARGET_PERCENT),
         _row("evaluation, frames", _evaluation(test, config), test, target=TARGET_PERCENT),
     ]
 
@@ -100,15 +105,26 @@ def _row(
     )
 
 
-def _epoch(frames: NDArray[np.integer], config: Stage1Config, epoch: int) -> list[MicroBatch]:
-    steps = plan_epoch(
-        frames,
-        global_batch_size=config.train.global_batch_size,
-        micro_batch_size=config.train.micro_batch_size,
-        frames_per_batch=config.data.frames_per_batch,
-        world_size=1,
-        seed=SEED,
-        epoch=epoch,
+def _epochs(
+    frames: NDArray[np.integer],
+    config: Stage1Config,
+    *,
+    micro_batch_size: int,
+    num_tokens: NDArray[np.integer] | None = None,
+) -> list[MicroBatch]:
+    steps = (
+        step
+        for epoch in range(NUM_EPOCHS)
+        for step in plan_epoch(
+            frames,
+            global_batch_size=config.train.global_batch_size,
+            micro_batch_size=micro_batch_size,
+            frames_per_batch=config.data.frames_per_batch,
+            world_size=1,
+            seed=SEED,
+            epoch=epoch,
+            num_tokens=num_tokens,
+        )
     )
     return [batch for step in steps for rank in step.ranks for batch in rank]
 

@@ -93,7 +93,7 @@ def test_batch_sizes_that_do_not_divide_name_all_numbers(corpus, tmp_path):
     expect_sentence(
         done,
         "train.global_batch_size (7) must be a multiple of train.micro_batch_size x world size "
-        "(2 x 1).",
+        "(2 x 1). Set train.micro_batch_size=1.",
         exit_code=CONFIG,
     )
 

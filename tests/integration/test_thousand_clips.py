@@ -129,6 +129,7 @@ def test_an_epoch_of_training_shows_every_clip_exactly_once(world_size: int, tra
             global_batch_size=GLOBAL_BATCH,
             micro_batch_size=GLOBAL_BATCH // world_size // (1 if world_size == 3 else 3),
             shortest_first_epochs=0,
+            like_sentences=False,
             **loader_arguments(train, views, one_of(world_size, rank)),
         )
         batches = [step.micro_batches for step in loader.epoch(0)]

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from fla.batch import IGNORE_INDEX, Batch, Step
+from fla.config.schema import Stage1Config, Stage2Config, TranslatorConfig
 from fla.data.clips import DecodedClips
 from fla.data.decode.video import in_range, probe_video
 from fla.data.loader import EvalLoader, TrainLoader
@@ -21,7 +22,9 @@ from fla.data.sampling import choose_frames
 from fla.data.skipped import SkippedClips
 from fla.data.views import DrawnViews, PlainView
 from fla.errors import ConfigError, DataError
+from fla.loaders import open_loaders
 from fla.runtime import Runtime
+from fla.split import Split
 from tests.helpers.ranks import one_of
 from tests.helpers.videos import read_number, write_video
 
@@ -86,6 +89,7 @@ def open_train_loader(
     frames_per_batch: int = 60,
     host_memory_gib: float = 1.0,
     skipped: SkippedClips | None = None,
+    like_sentences: bool = False,
 ) -> TrainLoader:
     views = DrawnViews(
         seed=5,
@@ -117,6 +121,7 @@ def open_train_loader(
         micro_batch_size=micro_batch_size,
         frames_per_batch=frames_per_batch,
         shortest_first_epochs=shortest_first_epochs,
+        like_sentences=like_sentences,
         prefetch_batches=prefetch_batches,
         skipped=skipped,
     )
@@ -228,6 +233,58 @@ def test_only_the_first_epochs_go_from_short_to_long(samples: list[Sample], root
     assert by_epoch[0] == sorted(by_epoch[0])
     assert any(frames != sorted(frames) for frames in by_epoch[1:])
     loader.close()
+
+
+def sentence_lengths(step: Step[Batch]) -> list[list[int]]:
+    return [(batch.labels != IGNORE_INDEX).sum(dim=1).tolist() for batch in step.micro_batches]
+
+
+def test_micro_batches_may_be_of_like_sentences_in_the_same_steps(
+    samples: list[Sample], root: Path
+):
+    loaders = [
+        open_train_loader(samples, root, micro_batch_size=2, like_sentences=like_sentences)
+        for like_sentences in (False, True)
+    ]
+
+    plain, like = (list(loader.epoch(0)) for loader in loaders)
+
+    assert [set(ids) for ids in ids_by_step(like)] == [set(ids) for ids in ids_by_step(plain)]
+    assert all(min(long) > max(short) for long, short in map(sentence_lengths, like))
+    assert not all(min(long) > max(short) for long, short in map(sentence_lengths, plain))
+    for loader in loaders:
+        loader.close()
+
+
+@pytest.mark.parametrize(
+    ("config", "are_alike"),
+    [
+        (Stage1Config(), False),
+        (Stage2Config(), True),
+        (Stage2Config(model=TranslatorConfig(freeze="backbone")), False),
+    ],
+    ids=["stage 1", "frozen", "partly frozen"],
+)
+def test_sentences_of_a_micro_batch_are_alike_where_no_batch_normalization_is_trained(
+    samples: list[Sample], root: Path, config: Stage1Config | Stage2Config, are_alike: bool
+):
+    split = Split(
+        name="train",
+        samples=tuple(samples),
+        root=root,
+        token_ids=token_ids(samples),
+        manifest=root / "train.tsv",
+        manifest_sha256="",
+        full_frame_px=0,
+    )
+    data = replace(config.data, **LOOK, crop_px=CROP_PX)
+    train = replace(config.train, global_batch_size=4, micro_batch_size=2)
+    config = replace(config, data=data, train=train)
+
+    with open_loaders(config, one_of(1), train=split, dev=split, encoder=None) as loaders:
+        lengths = [sentence_lengths(step) for step in loaders.train.epoch(0)]
+
+    assert all(min(long) > max(short) for long, short in lengths) == are_alike
 
 
 def test_resuming_at_a_step_gives_what_was_left(train_loader: TrainLoader):

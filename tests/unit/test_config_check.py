@@ -189,22 +189,35 @@ def test_keys_for_another_backbone_than_stage2_has_get_their_sentence(folder, wo
         check_stage2(stage2(folder, *words), 1)
 
 
-def test_global_batch_that_does_not_divide_is_told_with_its_arithmetic(folder):
-    words = ["train.global_batch_size=7", "train.micro_batch_size=2"]
+@pytest.mark.parametrize(
+    ("size", "micro", "ranks", "remedy"),
+    [
+        (7, 2, 2, "Start a number of ranks that divides it, or set train.global_batch_size=8."),
+        (16, 16, 8, "Set train.micro_batch_size=2."),
+        (24, 5, 2, "Set train.micro_batch_size=4."),
+        (8, 4, 16, "Start a number of ranks that divides it, or set train.global_batch_size=64."),
+    ],
+)
+def test_global_batch_that_does_not_divide_is_told_with_its_arithmetic_and_a_remedy(
+    folder, size, micro, ranks, remedy
+):
+    words = [f"train.global_batch_size={size}", f"train.micro_batch_size={micro}"]
 
     with pytest.raises(ConfigError) as caught:
-        check_stage1(stage1(folder, *words), 2)
+        check_stage1(stage1(folder, *words), ranks)
 
     assert str(caught.value) == (
-        "train.global_batch_size (7) must be a multiple of train.micro_batch_size x world size "
-        "(2 x 2)."
+        f"train.global_batch_size ({size}) must be a multiple of train.micro_batch_size x world "
+        f"size ({micro} x {ranks}). {remedy}"
     )
+    changed = remedy.rstrip(".").rsplit(" ", 1)[1]
+    check_stage1(stage1(folder, *words, changed), ranks)
 
 
 def test_world_size_comes_from_the_launcher(folder, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
 
-    with pytest.raises(ConfigError, match=r"\(4 x 3\)\.$"):
+    with pytest.raises(ConfigError, match=r"\(4 x 3\)\. "):
         check_stage1(stage1(folder))
 
 

@@ -163,6 +163,7 @@ def open_train_loader(
         micro_batch_size=micro_batch_size,
         frames_per_batch=100,
         shortest_first_epochs=0,
+        like_sentences=False,
         prefetch_batches=2,
         skipped=skipped,
     )

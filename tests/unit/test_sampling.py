@@ -160,11 +160,18 @@ def test_torch_is_not_imported():
 # Training plans
 
 
+# Tokens of the sentences of some_lengths(), and none.
+SENTENCES = [None, np.random.default_rng(8).integers(1, 30, 203)]
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_every_step_has_the_global_batch_and_no_sample_comes_twice(world_size: int):
+@pytest.mark.parametrize("num_tokens", SENTENCES, ids=["any", "like"])
+def test_every_step_has_the_global_batch_and_no_sample_comes_twice(
+    world_size: int, num_tokens: np.ndarray | None
+):
     lengths = some_lengths()
 
-    plan = a_plan(lengths, world_size=world_size)
+    plan = a_plan(lengths, world_size=world_size, num_tokens=num_tokens)
 
     assert len(plan) == 203 // 12
     assert all(len(step.samples) == 12 for step in plan)
@@ -173,10 +180,13 @@ def test_every_step_has_the_global_batch_and_no_sample_comes_twice(world_size: i
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_micro_batches_keep_both_limits_and_are_equally_many_on_all_ranks(world_size: int):
+@pytest.mark.parametrize("num_tokens", SENTENCES, ids=["any", "like"])
+def test_micro_batches_keep_both_limits_and_are_equally_many_on_all_ranks(
+    world_size: int, num_tokens: np.ndarray | None
+):
     lengths = some_lengths()
 
-    plan = a_plan(lengths, world_size=world_size)
+    plan = a_plan(lengths, world_size=world_size, num_tokens=num_tokens)
 
     for step in plan:
         assert len(step.ranks) == world_size
@@ -197,8 +207,16 @@ def test_a_micro_batch_that_would_burst_is_split_on_all_ranks():
     assert [len(rank) for rank in step.ranks] == [2, 2]
 
 
-@pytest.mark.parametrize("changes", [{"world_size": 4}, {"micro_batch_size": 1}, {"world_size": 2}])
-def test_more_ranks_see_the_same_global_batches_in_the_same_order(changes: dict[str, int]):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"world_size": 4},
+        {"micro_batch_size": 1},
+        {"world_size": 2},
+        {"world_size": 2, "num_tokens": SENTENCES[1]},
+    ],
+)
+def test_more_ranks_see_the_same_global_batches_in_the_same_order(changes: dict[str, Any]):
     lengths = some_lengths()
 
     one = [set(step.samples) for step in a_plan(lengths)]
@@ -279,6 +297,42 @@ def test_frames_are_balanced_over_ranks():
     assert sorted(frames) == [109, 111]
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_micro_batches_do_not_depend_on_the_number_of_ranks_unless_they_are_of_like_sentences(
+    world_size: int,
+):
+    lengths = some_lengths()
+
+    plan = a_plan(lengths, world_size=world_size)
+
+    assert set(micro_batches(plan)) == set(micro_batches(a_plan(lengths)))
+
+
+def padded_share(batches: Iterable[MicroBatch], num_tokens: np.ndarray) -> float:
+    each = [num_tokens[list(batch)] for batch in batches]
+    return 1 - sum(it.sum() for it in each) / sum(len(it) * it.max() for it in each)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_rank_cuts_its_share_of_a_step_into_like_sentences(world_size: int):
+    lengths = published_lengths("phoenix14t")
+    # Long clips have long sentences, more or less.
+    noise = np.random.default_rng(1).uniform(0.7, 1.3, len(lengths))
+    num_tokens = np.maximum(1, lengths * noise * 0.6).astype(np.int64)
+    sizes = {
+        "global_batch_size": 16 * world_size,
+        "micro_batch_size": 4,
+        "frames_per_batch": 600,
+        "world_size": world_size,
+    }
+
+    any_plan = a_plan(lengths, **sizes)
+    like_plan = a_plan(lengths, **sizes, num_tokens=num_tokens)
+
+    assert padded_share(micro_batches(any_plan), num_tokens) > 0.15
+    assert padded_share(micro_batches(like_plan), num_tokens) < 0.1
+
+
 def published_lengths(corpus: str) -> np.ndarray:
     """Frames after every fourth, of clips whose lengths are spread as the corpus' are.
 
@@ -296,7 +350,10 @@ def published_lengths(corpus: str) -> np.ndarray:
 
 @pytest.mark.parametrize("corpus", ["phoenix14t", "how2sign"])
 @pytest.mark.parametrize(("micro_batch_size", "bound"), [(1, 0.1), (2, 0.03), (8, 0.01)])
-def test_eight_ranks_wait_little_for_the_longest(corpus: str, micro_batch_size: int, bound: float):
+@pytest.mark.parametrize("sentences", ["any", "like"])
+def test_eight_ranks_wait_little_for_the_longest(
+    corpus: str, micro_batch_size: int, bound: float, sentences: str
+):
     lengths = published_lengths(corpus)
 
     plan = a_plan(
@@ -305,6 +362,7 @@ def test_eight_ranks_wait_little_for_the_longest(corpus: str, micro_batch_size: 
         micro_batch_size=micro_batch_size,
         frames_per_batch=600,
         world_size=8,
+        num_tokens=lengths // 2 + 1 if sentences == "like" else None,
     )
 
     frames = np.array(
