@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fla.batch import Batch, Step
+from fla.runtime import take_device
 
 T = TypeVar("T", Batch, Step[Batch])
 
@@ -47,7 +48,9 @@ class Ahead:
     def __init__(self, prepare: Callable[[Batch], Batch], *, device: str) -> None:
         self._prepare = prepare
         # One for all iterators, as there is one encoder.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ahead")
+        self._thread = ThreadPoolExecutor(
+            1, thread_name_prefix="ahead", initializer=take_device, initargs=(device,)
+        )
         # None: the CPU has no streams, and torch takes None for "stay where you are".
         self._stream: Any = None if device == "cpu" else torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 

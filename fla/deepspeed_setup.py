@@ -27,8 +27,9 @@ __all__ = ["deepspeed", "read_masters"]
 
 # DeepSpeed's calls, not ours: one line a collective.
 warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed.c10d_logger")
-# Its only user is inference_all_reduce; left on, a CPU run wants a C++ compiler and 75 s.
-deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+# Its only user is inference_all_reduce; left on, a CPU run wants a C++ compiler and 75 s. All of it
+# is set: to read it is to try all operators, with a compiler and warnings on stdout.
+deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
 deepspeed_logger.setLevel(logging.WARNING)
 
 

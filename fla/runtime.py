@@ -65,13 +65,25 @@ def find_device(local_rank: int = 0) -> Device:
     return Device(name="cpu", dali_device_id=None, decode_device="cpu")
 
 
+def take_device(device: str) -> None:
+    """Make a rank's GPU that of the calling thread, too.
+
+    A new thread is on the first GPU: each rank of a machine would open a context there, of half a
+    GiB.
+    """
+    if device != "cpu":
+        torch.cuda.set_device(device)
+
+
 def computes_bfloat16(device: str) -> bool:
     """Whether a device computes in bfloat16 by itself, and not many times slower than in float32.
 
-    Most CPUs of laptops, and AMD's before Zen 4, do not: they lack AVX-512.
+    Most CPUs of laptops, and AMD's before Zen 4, do not: they lack AVX-512. Nor do GPUs before
+    Ampere.
     """
     if torch.device(device).type != "cpu":
-        return True
+        # NVIDIA's from Ampere on.
+        return torch.cuda.get_device_properties(device).major >= 8
     try:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     except (AttributeError, RuntimeError):

@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         "costs (default: 8 64 512)",
     )  # fmt: skip
     parser.add_argument(
-        "--gpu", choices=("h100", "a100"), default="h100",
+        "--gpu", choices=("h100", "h200", "a100"), default="h100",
         help="GPU that predictions are for (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(

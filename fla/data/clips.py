@@ -82,7 +82,7 @@ class DecodedClips:
         host_memory_gib: float,
         full_frame_px: int,
     ) -> None:
-        self._root, self._views, self._device = root, views, runtime.device
+        self._root, self._views = root, views
         self.max_waiting_frames = plan_queue(
             host_memory_gib=host_memory_gib,
             frames_per_batch=frames_per_batch,
@@ -112,7 +112,8 @@ class DecodedClips:
     def blank(self, num_frames: int) -> Clips:
         """A clip of gray frames."""
         size = self._views.crop_px
-        frames = torch.zeros(num_frames, 3, size, size, device=self._device)
+        # On the host: the consumer copies it, on its own CUDA stream.
+        frames = torch.zeros(num_frames, 3, size, size)
         return Clips(
             lengths=torch.tensor([num_frames]),
             frames=frames.contiguous(memory_format=torch.channels_last),

@@ -21,7 +21,7 @@ from fla.data.manifest import Sample
 from fla.data.pipeline import ClipError
 from fla.data.sampling import MicroBatch, StepPlan, plan_epoch, plan_evaluation
 from fla.data.skipped import SkippedClips
-from fla.runtime import Runtime
+from fla.runtime import Runtime, take_device
 
 Work = tuple[MicroBatch, int]
 """Which samples, and as which epoch sees them."""
@@ -53,7 +53,12 @@ class ClipLoader:
 
     def __post_init__(self) -> None:
         # One thread, because a graph serves one call at a time.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        self._thread = ThreadPoolExecutor(
+            1,
+            thread_name_prefix="loader",
+            initializer=take_device,
+            initargs=(self.runtime.device,),
+        )
         self.waited_s = 0.0
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ Intel Xeon, beside other work: a model of mbart-large's structure at a sixteenth
 that its arithmetic took no time.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _DAY_S = 86400.0
 
@@ -41,6 +41,9 @@ H100 = Gpu(
 """NVIDIA's data sheets of H100 and DGX H100: 1,979 TFLOP/s with sparsity, half without; NVLink 900
 GB/s both ways; eight ConnectX-7 of 400 Gb/s."""
 
+H200 = replace(H100, name="H200 SXM", memory_bytes=4.8e12)
+"""NVIDIA's data sheets of H200 and DGX H200: an H100 with other memory."""
+
 A100 = Gpu(
     name="A100 SXM 80 GB",
     bf16_flops=312e12,
@@ -53,7 +56,7 @@ A100 = Gpu(
 """NVIDIA's data sheets of A100 and DGX A100: NVLink 600 GB/s both ways; eight ConnectX-6 of 200
 Gb/s."""
 
-GPUS = {"h100": H100, "a100": A100}
+GPUS = {"h100": H100, "h200": H200, "a100": A100}
 
 
 @dataclass(frozen=True, kw_only=True)

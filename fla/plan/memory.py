@@ -21,6 +21,7 @@ _FP64 = 8
 _ADAM_BYTES = 2 * _FP32
 # ZeRO 1 and 2 pad a group to a multiple of so many elements a rank.
 _ALIGNMENT = 2
+_WAITING_FRAMES = "frames that wait for it"
 
 
 class Part(NamedTuple):
@@ -65,8 +66,10 @@ class Surroundings:
 
     encoder: int = 0
     """Weights of a frozen visual encoder."""
+    frames: int = 0
+    """Frames that wait for that encoder, which works while the model trains or decodes."""
     encoder_pass: int = 0
-    """Frames of a micro-batch, and the activations of a pass of that encoder."""
+    """What a pass of it takes beside them."""
     has_average: bool = False
     """A moving average of the weights is kept."""
     beams: int = 0
@@ -97,6 +100,11 @@ class MemoryPlan:
         return max(self.gpu_bytes(self.fullest), self.gpu_bytes(self.evaluation))
 
     @property
+    def waiting_bytes(self) -> int:
+        """Frames on the GPU that wait for the encoder, where decoding keeps up with it."""
+        return sum(part.gpu for part in self.always if part.name == _WAITING_FRAMES)
+
+    @property
     def host_bytes(self) -> int:
         """Of parameters and optimizer that are offloaded."""
         return sum(part.host for part in self.always)
@@ -123,8 +131,16 @@ def plan_memory(
     """
     state = _State(model, sharding, world_size)
     beside = (
-        *([Part("moving average", *state.average)] if surroundings.has_average else []),
+        *([Part("moving average", state.average)] if surroundings.has_average else []),
         *([Part("frozen encoder", surroundings.encoder)] if surroundings.encoder else []),
+        *(
+            [
+                Part(_WAITING_FRAMES, surroundings.frames),
+                Part("a pass of it, one step ahead", surroundings.encoder_pass),
+            ]
+            if surroundings.encoder_pass
+            else []
+        ),
     )
     held = Part("gradients", state.held_gradients(num_micro_batches))
     gathered = Part("gathered weights", state.gathered)
@@ -147,8 +163,17 @@ def plan_memory(
                 Part("copies of them", state.reduction),
             ),
         ),
-        Moment("update", (Part("gradients, copies of them", state.update),)),
-        Moment("frozen encoder", (held, Part("frames, activations", surroundings.encoder_pass))),
+        Moment(
+            "update",
+            (
+                Part("gradients, copies of them", state.update),
+                *(
+                    [Part("copy of the weights for the average", _FP32 * state.shard)]
+                    if surroundings.has_average and sharding.offloads_optimizer
+                    else []
+                ),
+            ),
+        ),
     ]
     replica = state.replica if sharding.stage == 3 or surroundings.has_average else 0
     return MemoryPlan(
@@ -209,12 +234,9 @@ class _State:
         return (self._weights, optimizer, sums, Part("reduce bucket", bucket))
 
     @property
-    def average(self) -> tuple[int, int]:
-        """The moving average, on GPU and host: sharded by ZeRO-3, else whole."""
-        if self._sharding.stage < 3:
-            return _FP32 * self._model.num_elements, 0
-        bytes_ = _FP32 * self.shard
-        return (0, bytes_) if self._sharding.offloads_optimizer else (bytes_, 0)
+    def average(self) -> int:
+        """The moving average, on the GPU even of an offloaded optimizer; sharded by ZeRO-3."""
+        return _FP32 * (self.shard if self._sharding.stage == 3 else self._model.num_elements)
 
     @property
     def replica(self) -> int:

@@ -84,9 +84,15 @@ def plan_run(config: Stage2Config, *, world_size: int) -> RunPlan:
     if config.model.freeze == "nothing" and encoder.backbone is not None:
         activations = _with_backbone(activations, encoder.backbone, batch, config.data.crop_px)
     runs_frozen = frozen is not None and config.features.mode == "online"
+    frames = batch.num_real_frames * 3 * config.data.crop_px**2
     surroundings = Surroundings(
         encoder=0 if frozen is None else sum(_BF16 * t.numel() for t in _tensors(frozen)),
-        encoder_pass=_pass_bytes(batch, config) if runs_frozen else 0,
+        # What is decoded ahead, and the micro-batch in the encoder.
+        frames=(config.data.prefetch_batches + 1) * _FP32 * frames if runs_frozen else 0,
+        # It reads a copy in its own type.
+        encoder_pass=_BF16 * frames + int(config.features.encoder_memory_gib * 2**30)
+        if runs_frozen
+        else 0,
         has_average=config.train.ema_decay > 0,
         beams=_plan_beams(shape, config, sharding),
     )
@@ -239,11 +245,6 @@ def _with_backbone(
     weights = {id(parameter) for parameter in _tensors(backbone)}
     of_frame = sum(t.nbytes for t in kept.values() if id(t) not in weights and t.ndim == 4)
     return replace(activations, saved=activations.saved + of_frame * batch.num_real_frames)
-
-
-def _pass_bytes(batch: BatchShape, config: Stage2Config) -> int:
-    frames = batch.num_real_frames * 3 * config.data.crop_px**2 * _FP32
-    return frames + int(config.features.encoder_memory_gib * 2**30)
 
 
 def _plan_beams(shape: LlmShape, config: Stage2Config, sharding: Sharding) -> int:

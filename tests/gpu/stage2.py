@@ -19,7 +19,8 @@ from tests.gpu.stage1 import data_words, memory_rows
 from tests.gpu.training import GIB, Trained, go_on, run_tool, train
 
 PLAN_FROM, PLAN_TO = 0.85, 1.15
-"""Most memory of tensors in what is planned; on CPUs they were 10 % apart at most."""
+"""Most memory of tensors in what is planned; on CPUs they were 10 % apart at most. Frames wait only
+where decoding is faster than training."""
 
 _SCRIPT = "launchers/stage2.py"
 _RECIPE = Path("launchers/recipes/demo_stage2.yaml")
@@ -66,7 +67,7 @@ def rows_of(trained: Trained, plan: RunPlan, *, name: str) -> Iterator[Row]:
     yield Row(
         name=f"{name}: most memory of tensors / planned",
         value=trained.peaks.allocated / planned,
-        at_least=PLAN_FROM,
+        at_least=PLAN_FROM * (1 - plan.memory.waiting_bytes / planned),
         at_most=PLAN_TO,
         note=f"planned {planned / GIB:.2f} GiB for {plan.num_parameters / 1e6:.0f} M parameters",
     )

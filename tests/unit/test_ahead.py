@@ -185,6 +185,22 @@ def test_waiting_for_the_encoder_is_measured(open_ahead):
     assert 2 * NUM_STEPS * 0.02 <= loader.waited_s <= time.monotonic() - begin_s
 
 
+def test_the_thread_is_on_the_gpu_of_its_rank(monkeypatch: pytest.MonkeyPatch):
+    taken: list[tuple[str, str]] = []
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    monkeypatch.setattr(
+        torch.cuda,
+        "set_device",
+        lambda device: taken.append((threading.current_thread().name, device)),
+    )
+    ahead = Ahead(lambda batch: batch, device="cuda:3")
+
+    next(AheadTrainLoader(Steps(), ahead).epoch(0))
+    ahead.close()
+
+    assert taken == [("ahead_0", "cuda:3")]
+
+
 @pytest.mark.gpu
 def test_features_of_a_side_stream_are_whole_when_they_are_used(open_ahead):
     weight = torch.randn(2048, 2048, device="cuda")

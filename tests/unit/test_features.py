@@ -5,6 +5,7 @@ import os
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
+from threading import current_thread
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from fla.data.manifest import Sample
 from fla.data.skipped import SkippedClips
 from fla.data.views import DrawnViews, PlainView
 from fla.errors import CheckpointError, DataError
+from fla.runtime import Runtime
 from tests.helpers.ranks import one_of
 
 WIDTH = 4
@@ -150,14 +152,17 @@ def test_training_takes_the_steps_that_it_takes_with_frames(folder: CacheFolder,
 
 
 def open_train_loader(
-    features: CachedFeatures, skipped: SkippedClips | None = None, micro_batch_size: int = 2
+    features: CachedFeatures,
+    skipped: SkippedClips | None = None,
+    micro_batch_size: int = 2,
+    runtime: Runtime | None = None,
 ) -> TrainLoader:
     return TrainLoader(
         SAMPLES,
         source=features,
         lengths=PLAIN.lengths(SAMPLES),
         token_ids=[[7] * (n + 1) for n in range(len(SAMPLES))],
-        runtime=one_of(1),
+        runtime=runtime or one_of(1),
         seed=1,
         global_batch_size=2,
         micro_batch_size=micro_batch_size,
@@ -167,6 +172,21 @@ def open_train_loader(
         prefetch_batches=2,
         skipped=skipped,
     )
+
+
+def test_the_loaders_thread_is_on_the_gpu_of_its_rank(
+    folder: CacheFolder, monkeypatch: pytest.MonkeyPatch
+):
+    taken: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        torch.cuda, "set_device", lambda device: taken.append((current_thread().name, device))
+    )
+    loader = open_train_loader(open_one(folder), runtime=replace(one_of(1), device="cuda:3"))
+
+    next(loader.epoch(0))
+    loader.close()
+
+    assert taken == [("loader_0", "cuda:3")]
 
 
 def test_evaluation_sees_every_clip_once(folder: CacheFolder):

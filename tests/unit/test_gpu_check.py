@@ -178,6 +178,7 @@ def test_a_frame_of_224_pixels_takes_three_forward_passes_without_one_gradient()
     ("device", "peak"),
     [
         ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H200", 989e12),
         ("NVIDIA A100-SXM4-80GB", 312e12),
         ("NVIDIA H100 PCIe", None),
         ("NVIDIA GeForce RTX 4090", None),
@@ -314,7 +315,8 @@ def test_the_launcher_takes_the_gpu_that_this_process_sees(
 
 
 def test_memory_of_stage_2_is_compared_with_its_plan():
-    plan = SimpleNamespace(memory=SimpleNamespace(gpu_peak=10 * 2**30), num_parameters=10**6)
+    memory = SimpleNamespace(gpu_peak=10 * 2**30, waiting_bytes=2 * 2**30)
+    plan = SimpleNamespace(memory=memory, num_parameters=10**6)
     trained = Trained(
         losses=(4.0, 3.0), num_steps=10, seconds=2.0, wait_fraction=0.0, tokens_per_s=1.0,
         peaks=Peaks(allocated=12 * 2**30, card=11 * 2**30),
@@ -322,7 +324,10 @@ def test_memory_of_stage_2_is_compared_with_its_plan():
 
     rows = {row.name: row for row in stage2_rows(trained, plan, name="run")}
 
-    assert rows["run: most memory of tensors / planned"].state == "failed"
+    compared = rows["run: most memory of tensors / planned"]
+    assert compared.state == "failed"
+    # Where decoding does not keep up, no frames wait.
+    assert compared.at_least == pytest.approx(0.85 * 0.8)
     assert rows["run: most memory of the card beyond the plan"].value == 1.0
     assert rows["run: most memory of the card beyond the plan"].state == "ok"
 

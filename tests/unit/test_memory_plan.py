@@ -206,7 +206,7 @@ def words(tmp_path: Path) -> list[str]:
 
 
 def test_plan_of_mbart_large(words):
-    config = load_config(Stage2Config, words)
+    config = load_config(Stage2Config, [*words, "features=cached"])
 
     plan = plan_run(config, world_size=1)
 
@@ -216,6 +216,23 @@ def test_plan_of_mbart_large(words):
     always = sum(part.gpu for part in plan.memory.always)
     assert always == pytest.approx(18 * plan.num_parameters, rel=0.02)
     assert check_fit(plan, 24).spare_bytes > 0
+
+
+def test_an_encoder_one_step_ahead_and_its_frames_are_there_at_every_moment(words):
+    more = ["data.prefetch_batches=3", "data.frames_per_batch=400", "features.encoder_memory_gib=2"]
+
+    online, cached = (
+        plan_run(load_config(Stage2Config, [*words, *more, f"features={mode}"]), world_size=1)
+        for mode in ("online", "cached")
+    )
+
+    frames = 400 * 3 * 224 * 224
+    # Three micro-batches that wait, one that is encoded, and its copy in bfloat16.
+    expected = 4 * 4 * frames + 2 * frames + 2 * 2**30
+    assert online.memory.gpu_peak - cached.memory.gpu_peak == expected
+    assert online.memory.gpu_bytes(online.memory.evaluation) == (
+        cached.memory.gpu_bytes(cached.memory.evaluation) + expected
+    )
 
 
 def test_plan_that_does_not_fit_says_what_to_change(words):
