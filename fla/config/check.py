@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from fla.config.batches import broken_batches
 from fla.config.deepspeed import read_deepspeed_config
 from fla.config.modes import bf16_parameters, broken_modes
 from fla.config.ranges import out_of_range
@@ -58,7 +59,7 @@ def check_stage1(config: Stage1Config, world_size: int | None = None) -> None:
         *_broken_manifests(config.data.manifest_dir, SPLITS),
         *_missing_tokenizer(config.text.tokenizer_dir),
         *_broken_encoder(config.model),
-        *_broken_batches(config.train, _world_size(world_size)),
+        *broken_batches(config.train, _world_size(world_size)),
         *_broken_deepspeed(config, _world_size(world_size)),
         *bf16_parameters(config.deepspeed, "stage 1 cannot run with it", "zero1_autocast.json"),
         *_broken_compile(config),
@@ -77,14 +78,14 @@ def check_stage2(config: Stage2Config, world_size: int | None = None) -> None:
         *_broken_source(config.model),
         *broken_modes(config),
         *_broken_use_of_frozen(config.model),
-        *_broken_batches(config.train, _world_size(world_size)),
+        *broken_batches(config.train, _world_size(world_size)),
         *_broken_deepspeed(config, _world_size(world_size)),
     )
 
 
 def check_batches(train: TrainConfig, world_size: int) -> None:
     """Check that so many ranks can share out a step; error as of `check_stage1`."""
-    _raise_all(*_broken_batches(train, world_size))
+    _raise_all(*broken_batches(train, world_size))
 
 
 def check_decode(config: DecodeConfig) -> None:
@@ -287,24 +288,6 @@ def _broken_beam(beam: BeamConfig) -> Iterator[str]:
             f"beam.top_k ({beam.top_k}) and beam.top_p ({beam.top_p:g}) are for sampling. Set "
             "beam.temperature above 0, too."
         )
-
-
-def _broken_batches(train: TrainConfig, world_size: int) -> Iterator[str]:
-    size, micro = train.global_batch_size, train.micro_batch_size
-    together = micro * world_size
-    if min(size, micro) < 1 or size % together == 0:
-        return
-    if size % world_size:
-        larger = -(-size // together) * together
-        remedy = f"Start a number of ranks that divides it, or set train.global_batch_size={larger}"
-    else:
-        share = size // world_size
-        fitting = max(it for it in range(1, min(micro, share) + 1) if share % it == 0)
-        remedy = f"Set train.micro_batch_size={fitting}"
-    yield (
-        f"train.global_batch_size ({size}) must be a multiple of train.micro_batch_size x world "
-        f"size ({micro} x {world_size}). {remedy}."
-    )
 
 
 def _broken_manifests(
