@@ -10,7 +10,8 @@ from tests.helpers.ranks import run_ranks
 
 _PROCESS = Path("/proc/self")
 # Of glibc's malloc.h.
-_M_MMAP_THRESHOLD = -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
+_MANY_BLOCKS = 65536
 _SMALL_BYTES = 64 * 1024
 _TIMEOUT_S = 300
 
@@ -49,11 +50,22 @@ def _time(make: Make, args: tuple[object, ...], times: int) -> float:
     return min(seconds_of(work) for _ in range(times))
 
 
+def _give_freed_memory_back() -> None:
+    """At once, which takes time but shows in the resident memory."""
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_M_MMAP_MAX, _MANY_BLOCKS)
+    libc.mallopt(_M_MMAP_THRESHOLD, _SMALL_BYTES)
+    libc.mallopt(_M_TRIM_THRESHOLD, _SMALL_BYTES)
+
+
 def _peak(make: Make, args: tuple[object, ...]) -> float:
-    # What is freed is given back at once, which takes time but shows in the resident memory.
-    ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _SMALL_BYTES)
+    _give_freed_memory_back()
     work = make(*args)
+    # A rank that was started keeps what it frees.
+    _give_freed_memory_back()
     work()
+    # Free blocks between others: what the work takes of them counts.
+    ctypes.CDLL(None).malloc_trim(0)
     before = _read_status("VmRSS")
     # Forgets the highest that was.
     (_PROCESS / "clear_refs").write_text("5", encoding="ascii")

@@ -186,6 +186,8 @@ def test_offloading_moves_bytes_to_the_host():
     assert parts["optimizer: float32 weights, Adam's moments"] == (0, 12 * 1036)
     # Their sums, and the update's own.
     assert parts["gradients"] == (0, 8 * 1036)
+    # DeepSpeed hands the weights out on the GPU.
+    assert parts["moving average"] == (4 * 1036, 0)
 
 
 @pytest.fixture
