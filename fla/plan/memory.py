@@ -131,16 +131,10 @@ def plan_memory(
     """
     state = _State(model, sharding, world_size)
     beside = (
-        *([Part("moving average", state.average)] if surroundings.has_average else []),
-        *([Part("frozen encoder", surroundings.encoder)] if surroundings.encoder else []),
-        *(
-            [
-                Part(_WAITING_FRAMES, surroundings.frames),
-                Part("a pass of it, one step ahead", surroundings.encoder_pass),
-            ]
-            if surroundings.encoder_pass
-            else []
-        ),
+        Part("moving average", state.average if surroundings.has_average else 0),
+        Part("frozen encoder", surroundings.encoder),
+        Part(_WAITING_FRAMES, surroundings.frames),
+        Part("a pass of it, one step ahead", surroundings.encoder_pass),
     )
     held = Part("gradients", state.held_gradients(num_micro_batches))
     gathered = Part("gathered weights", state.gathered)
@@ -167,17 +161,16 @@ def plan_memory(
             "update",
             (
                 Part("gradients, copies of them", state.update),
-                *(
-                    [Part("copy of the weights for the average", _FP32 * state.shard)]
-                    if surroundings.has_average and sharding.offloads_optimizer
-                    else []
+                Part(
+                    "copy of the weights for the average",
+                    state.average_copy if surroundings.has_average else 0,
                 ),
             ),
         ),
     ]
     replica = state.replica if sharding.stage == 3 or surroundings.has_average else 0
     return MemoryPlan(
-        always=(*state.always, *beside),
+        always=(*state.always, *(part for part in beside if part.gpu)),
         training=tuple(training),
         evaluation=Moment(
             "evaluation",
@@ -237,6 +230,13 @@ class _State:
     def average(self) -> int:
         """The moving average, on the GPU even of an offloaded optimizer; sharded by ZeRO-3."""
         return _FP32 * (self.shard if self._sharding.stage == 3 else self._model.num_elements)
+
+    @property
+    def average_copy(self) -> int:
+        """Weights as the average takes them in, where those at hand are no float32 on the GPU."""
+        zero = self._sharding
+        copies = zero.offloads_optimizer if zero.stage == 3 else zero.weight_bytes != _FP32
+        return self.average if copies else 0
 
     @property
     def replica(self) -> int:

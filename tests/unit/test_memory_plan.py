@@ -22,7 +22,7 @@ from fla.models.adapters import Adapter
 from fla.models.light_t import build_small_mbart
 from fla.models.stages import Stage2Model, pad_clips
 from fla.plan.activations import CPU, GPU, BatchShape, LlmShape, plan_activations
-from fla.plan.memory import Surroundings, TrainedModel, plan_memory
+from fla.plan.memory import MemoryPlan, Surroundings, TrainedModel, plan_memory
 from fla.plan.run import plan_run
 from fla.plan.text import check_fit, describe
 
@@ -132,8 +132,8 @@ def test_dropout_on_a_gpu_keeps_a_byte_an_element():
     assert on_cpu - on_gpu == 3 * masks
 
 
-def plan_state(sharding: Sharding, world_size: int) -> dict[str, tuple[int, int]]:
-    memory = plan_memory(
+def plan_state_memory(sharding: Sharding, world_size: int) -> MemoryPlan:
+    return plan_memory(
         TrainedModel(groups=((1000, 24), (6, 6))),
         sharding,
         world_size=world_size,
@@ -143,6 +143,10 @@ def plan_state(sharding: Sharding, world_size: int) -> dict[str, tuple[int, int]
         num_micro_batches=1,
         surroundings=Surroundings(has_average=True),
     )
+
+
+def plan_state(sharding: Sharding, world_size: int) -> dict[str, tuple[int, int]]:
+    memory = plan_state_memory(sharding, world_size)
     return {part.name: (part.gpu, part.host) for part in memory.always}
 
 
@@ -188,6 +192,25 @@ def test_offloading_moves_bytes_to_the_host():
     assert parts["gradients"] == (0, 8 * 1036)
     # DeepSpeed hands the weights out on the GPU.
     assert parts["moving average"] == (4 * 1036, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "copies"),
+    [
+        ("zero3_bf16", 0),
+        ("zero3_offload_optimizer_bf16", 4 * 1036),
+        ("zero2_bf16", 4 * 1036),
+        ("zero2_fp32", 0),
+    ],
+)
+def test_an_average_copies_weights_that_are_no_float32_on_the_gpu(name: str, copies: int):
+    path = ROOT / "ds_configs" / f"{name}.json"
+    sharding = read_sharding(json.loads(path.read_text(encoding="utf-8")))
+
+    memory = plan_state_memory(sharding, 1)
+
+    (update,) = [moment for moment in memory.training if moment.name == "update"]
+    assert update.parts[-1].gpu == copies
 
 
 @pytest.fixture
