@@ -4,11 +4,10 @@ A build that was stopped goes on: a shard that is there is not made again. `cach
 first, to say what is being built, and last, with the index of all shards: only then is it whole.
 """
 
-import fcntl
 import logging
 import shutil
-from collections.abc import Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -40,6 +39,7 @@ from fla.data.features import (
 )
 from fla.data.views import PlainView
 from fla.errors import CheckpointError, DataError
+from fla.lock import hold_lock
 from fla.run_folder import write_json
 from fla.runtime import Runtime, ask_main
 from fla.shard_encoder import Encoder, ShardEncoder
@@ -165,7 +165,10 @@ class CacheBuilder:
         """Names of the shards to make; says what they will take, and leaves the folder locked."""
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
-            held.enter_context(_locked(folder.path))
+            busy = DataError(
+                f"{folder.path}: another run is encoding there. Start again when it has ended."
+            )
+            held.enter_context(hold_lock(folder.path / _LOCK, otherwise=busy))
             # What a killed build was writing.
             for unfinished in folder.path.glob(".*.safetensors.*"):
                 unfinished.unlink()
@@ -231,15 +234,3 @@ def _wait_for_all() -> None:
     group: Any = distributed.new_group(backend="gloo", timeout=_PATIENCE)
     distributed.barrier(group)
     distributed.destroy_process_group(group)
-
-
-@contextmanager
-def _locked(folder: Path) -> Generator[None, None, None]:
-    with (folder / _LOCK).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(
-                f"{folder}: another run is encoding there. Start again when it has ended."
-            ) from None
-        yield

@@ -36,10 +36,15 @@ class MlflowReader:
         uri: Tracking URI.
 
     Raises:
-        ConfigError: It names a database file that is not there, which MLflow would make.
+        ConfigError: It names a database file that is not there, which MLflow would make, or no
+            store that answers.
     """
 
     def __init__(self, uri: str) -> None:
+        if Path(uri).is_file():
+            raise ConfigError(
+                f"{uri}: this is a file. Name the store as {_SQLITE}{Path(uri).absolute()}."
+            )
         if uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE)).is_file():
             raise ConfigError(
                 f"{uri}: there is no such database. Name the store of the runs with --tracking-uri."
@@ -49,7 +54,12 @@ class MlflowReader:
 
         logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
         self.uri = uri
-        self._client = MlflowClient(tracking_uri=uri)
+        try:
+            self._client = MlflowClient(tracking_uri=uri)
+            self._client.search_experiments(max_results=1)
+        except Exception as error:
+            # MLflow's own, the database's, the network's.
+            raise self._fault(error) from None
 
     def find(self, run_id: str) -> StoredRun:
         """The run of an id.

@@ -20,8 +20,9 @@ from fla.checkpoint import (
 )
 from fla.config.load import flatten, save_config
 from fla.continuation import DONE, check_changes
-from fla.errors import FlaError, RunStopped, disk_errors
+from fla.errors import ConfigError, FlaError, RunStopped, disk_errors
 from fla.journal import truncate_journal
+from fla.lock import hold_lock
 from fla.provenance import write_provenance
 from fla.run_folder import (
     RunFolder,
@@ -32,12 +33,13 @@ from fla.run_folder import (
     write_json,
 )
 from fla.run_tags import build_tags
-from fla.runtime import Runtime
+from fla.runtime import Runtime, ask_main
 from fla.signals import SignalWatch
 from fla.tracking import NullTracker, Tracker, open_tracker
 
 log = logging.getLogger(__name__)
 
+_LOCK = "lock"
 # With the patience of signals less than the 30 s after which DeepSpeed's launcher kills.
 _LAST_ACT_S = 5.0
 
@@ -83,10 +85,62 @@ def open_run(
         manifests: SHA-256 of each manifest, by path.
 
     Raises:
-        ConfigError: The folder holds a run of another configuration.
+        ConfigError: The folder holds a run of another configuration, or one that still goes on.
         CheckpointError: There is nothing to resume from where `resume` points.
     """
     folder = open_run_folder(Path(config.run_dir))
+    with ExitStack() as held:
+        ask_main(runtime, lambda: _hold(folder, held))
+        checkpoint, state = _choose_state(config, folder, runtime, manifests)
+        # No rank may write before every rank has looked.
+        distributed.barrier()
+        rank_log = start_rank_log(folder, runtime.rank)
+        if runtime.is_main:
+            with disk_errors(folder.path):
+                _write_records(config, folder, runtime, deepspeed_config, manifests, state)
+        distributed.barrier()
+        if checkpoint is not None:
+            log.info("Going on from %s.", checkpoint)
+        try:
+            with ExitStack() as stack:
+                tracker = _open_tracker(config, stage, experiment, folder, runtime)
+                signals = SignalWatch(lambda: tracker.close("KILLED", _LAST_ACT_S))
+                # After the tracker is closed, which takes its time, too.
+                stack.callback(signals.remove)
+                stack.enter_context(tracker)
+                stack.enter_context(_last_words(rank_log))
+                for path in (folder.config_yaml, folder.deepspeed_json, folder.provenance_json):
+                    tracker.log_artifact(path)
+                yield Run(
+                    folder=folder,
+                    tracker=tracker,
+                    checkpoint=checkpoint,
+                    state=state,
+                    signals=signals,
+                )
+        except RunStopped:
+            # Who ends first would have the launcher end the others, which may still be closing.
+            distributed.barrier()
+            raise
+        if runtime.is_main:
+            write_atomically(folder.path / DONE, "")
+        distributed.barrier()
+
+
+def _hold(folder: RunFolder, held: ExitStack) -> None:
+    """Keep other processes from training in a folder."""
+    busy = ConfigError(
+        f"{folder.path}: another process trains there. Wait until it has ended, or choose another "
+        "run_dir."
+    )
+    with disk_errors(folder.path):
+        held.enter_context(hold_lock(folder.path / _LOCK, otherwise=busy))
+
+
+def _choose_state(
+    config: Any, folder: RunFolder, runtime: Runtime, manifests: Mapping[str, str]
+) -> tuple[Path | None, TrainState]:
+    """Where the run goes on from, and what it has done until there."""
     checkpoint = choose_checkpoint(folder, config.resume, runtime=runtime)
     by_name = {Path(path).name: sha256 for path, sha256 in manifests.items()}
     state = TrainState(manifests=by_name, run_id=secrets.token_hex(8))
@@ -96,35 +150,7 @@ def open_run(
         if checkpoint.absolute().parent != folder.checkpoints:
             # The best checkpoint of another run is not here to be kept or exported.
             state = replace(state, best_score=None, best_step=None, ranking=())
-    # No rank may write before every rank has looked.
-    distributed.barrier()
-    rank_log = start_rank_log(folder, runtime.rank)
-    if runtime.is_main:
-        with disk_errors(folder.path):
-            _write_records(config, folder, runtime, deepspeed_config, manifests, state)
-    distributed.barrier()
-    if checkpoint is not None:
-        log.info("Going on from %s.", checkpoint)
-    try:
-        with ExitStack() as stack:
-            tracker = _open_tracker(config, stage, experiment, folder, runtime)
-            signals = SignalWatch(lambda: tracker.close("KILLED", _LAST_ACT_S))
-            # After the tracker is closed, which takes its time, too.
-            stack.callback(signals.remove)
-            stack.enter_context(tracker)
-            stack.enter_context(_last_words(rank_log))
-            for path in (folder.config_yaml, folder.deepspeed_json, folder.provenance_json):
-                tracker.log_artifact(path)
-            yield Run(
-                folder=folder, tracker=tracker, checkpoint=checkpoint, state=state, signals=signals
-            )
-    except RunStopped:
-        # Who ends first would have the launcher end the others, which may still be closing.
-        distributed.barrier()
-        raise
-    if runtime.is_main:
-        write_atomically(folder.path / DONE, "")
-    distributed.barrier()
+    return checkpoint, state
 
 
 @contextmanager

@@ -50,3 +50,12 @@ def tracking_uri(folder: RunFolder, *, named: str) -> str:
         named: What the settings say; empty: `mlflow.db` in the folder that holds the run folder.
     """
     return named or f"sqlite:///{folder.path.resolve().parent / 'mlflow.db'}"
+
+
+def artifact_home(folder: RunFolder, *, uri: str) -> str | None:
+    """Where an experiment that is made for a run keeps its artifacts; None: its server knows.
+
+    A database would take whatever folder we are in today.
+    """
+    home = folder.path.resolve().parent
+    return None if uri.startswith("http") else (home / "mlartifacts").as_uri()

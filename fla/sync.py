@@ -12,7 +12,7 @@ from fla.journal import read_points
 from fla.mlflow_opening import RunDescription, find_training_run
 from fla.mlflow_run import MlflowRun
 from fla.run_folder import RunFolder, read_best
-from fla.saved_config import read_saved_config, tracking_uri
+from fla.saved_config import artifact_home, read_saved_config, tracking_uri
 from fla.sender import one_line, without_password
 
 
@@ -43,7 +43,10 @@ def sync_run(path: Path, *, uri: str) -> Synced:
     """
     folder = RunFolder(path.absolute())
     named = uri or read_saved_config(folder).get("tracking.uri", "")
-    description = replace(_read_description(folder), uri=tracking_uri(folder, named=named))
+    # A run's own store knows its place; another one has another.
+    uri = tracking_uri(folder, named=named)
+    artifacts = artifact_home(folder, uri=uri)
+    description = replace(_read_description(folder), uri=uri, artifacts=artifacts)
     shown = without_password(description.uri)
     points, _ = read_points(folder.metrics_jsonl)
     files = [*_files(folder)]

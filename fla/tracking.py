@@ -21,7 +21,7 @@ from fla.metrics.scores import Scores
 from fla.mlflow_opening import RunDescription, open_ended_run, open_training_run
 from fla.mlflow_run import MlflowRun
 from fla.run_folder import RunFolder, read_best, step_of, write_json
-from fla.saved_config import read_saved_config, tracking_uri
+from fla.saved_config import artifact_home, read_saved_config, tracking_uri
 from fla.sender import Sender, Status, without_password
 
 log = logging.getLogger(__name__)
@@ -78,11 +78,9 @@ def open_tracker(
         params: Flat, such as `optim.learning_rate`. MLflow never changes one that it has: another
             value on resume goes into the tag `fla.param_drift`.
     """
-    home = run_folder.path.parent.resolve()
     description = RunDescription(
         uri=tracking_uri(run_folder, named=uri),
-        # A server knows its place; a database's default is whatever folder we are in today.
-        artifacts=None if uri.startswith("http") else (home / "mlartifacts").as_uri(),
+        artifacts=artifact_home(run_folder, uri=uri),
         experiment=experiment,
         run_name=run_name,
         pipeline=pipeline,
@@ -184,9 +182,10 @@ class MlflowTracker:
 def log_decoding(folder: RunFolder, *, decodes: Path, split: str, scores: Scores) -> None:
     """Add a decoded split to the run of its model: `test/bleu4` and the like, and a table.
 
-    The journal gets the scores first, at the step of the weights. Nothing is done for a folder
-    that is not of a training run, such as one that decoding alone writes. Waits for MLflow, but
-    never raises what it throws.
+    The journal gets the scores first, at the step of the weights; a run that MLflow does not have
+    yet gets no more, and `fla.sync` sends it all. Nothing is done for a folder that is not of a
+    training run, such as one that decoding alone writes. Waits for MLflow, but never raises what
+    it throws.
 
     Args:
         folder: Where decoding wrote.
@@ -194,12 +193,18 @@ def log_decoding(folder: RunFolder, *, decodes: Path, split: str, scores: Scores
         split: train, dev or test.
         scores: Of the whole split.
     """
-    if not folder.mlflow_run_json.is_file():
+    if not folder.tracking_json.is_file():
         return
-    uri = tracking_uri(folder, named=read_saved_config(folder).get("tracking.uri", ""))
     cut_torn_line(folder.metrics_jsonl)
     step = _step_of_weights(folder, decodes.name.removesuffix(f".{split}.tsv"))
     append_row(folder.metrics_jsonl, scores.as_metrics(split), step=step)
+    if not folder.mlflow_run_json.is_file():
+        log.warning(
+            "MLflow does not have this run yet. Send it, with these scores: "
+            "python tools/sync_tracking.py %s", folder.path,
+        )  # fmt: skip
+        return
+    uri = tracking_uri(folder, named=read_saved_config(folder).get("tracking.uri", ""))
     sender = Sender(
         folder.metrics_jsonl,
         lambda: MlflowRun(uri, partial(open_ended_run, run_json=folder.mlflow_run_json)),

@@ -4,19 +4,21 @@ Every command is printed and works on its own. What it says is shown and kept in
 one that does not end well ends the table.
 """
 
+import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 from fla.ablation.plan import Plan, Run
 from fla.ablation.state import is_decoded, is_done, is_trained
-from fla.errors import FlaError, RunStopped
+from fla.errors import ConfigError, FlaError, RunStopped
 
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 _MAX_QUOTED = 400
 """Characters of a log that an error repeats."""
 
@@ -64,11 +66,17 @@ def decoding_words(run: Run) -> tuple[str, ...]:
 
 def _start(title: str, words: Sequence[str], plan: Plan, launcher: Path, *, log_name: str) -> None:
     """Run one command to its end."""
-    ranks = ("--num_gpus", str(plan.num_gpus), "--master_port", str(_free_port()))
-    command = [str(launcher), *ranks, "--log_level", "error", *words]
+    gpus = _visible_gpus(plan.num_gpus)
+    # DeepSpeed takes the variable for what it is when nothing else names devices.
+    ranks = () if gpus else ("--num_gpus", str(plan.num_gpus))
+    port = ("--master_port", str(_free_port()))
+    command = [str(launcher), *ranks, *port, "--log_level", "error", *words]
     log = plan.folder / "logs" / f"{log_name}.log"
-    print(f"\n== {title}\n$ {' '.join([launcher.name, *command[1:]])}", flush=True)
-    code = _follow(command, log)
+    shown = " ".join(
+        [*(f"{key}={value}" for key, value in gpus.items()), launcher.name, *command[1:]]
+    )
+    print(f"\n== {title}\n$ {shown}", flush=True)
+    code = _follow(command, log, {**os.environ, **gpus})
     if code:
         raise FlaError(
             f"{title} ended with code {code}: {_last_words(log)} All of it is in {log}. When it is "
@@ -76,13 +84,32 @@ def _start(title: str, words: Sequence[str], plan: Plan, launcher: Path, *, log_
         )
 
 
-def _follow(command: Sequence[str], log: Path) -> int:
+def _visible_gpus(num_gpus: int) -> dict[str, str]:
+    """The variable that chooses GPUs, cut to as many as there are ranks; empty: it is not set."""
+    given = os.environ.get(_VISIBLE, "")
+    if not given:
+        return {}
+    chosen = given.split(",")
+    if len(chosen) < num_gpus or not all(one.strip().isdigit() for one in chosen):
+        raise ConfigError(
+            f"{_VISIBLE} ({given}) must have at least --num-gpus ({num_gpus}) numbers of GPUs, "
+            "such as 0,1. Name them, or unset it for the first ones."
+        )
+    return {_VISIBLE: ",".join(chosen[:num_gpus])}
+
+
+def _follow(command: Sequence[str], log: Path, variables: Mapping[str, str]) -> int:
     """Show and keep what a command says; gives its exit code."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
         log.open("w", encoding="utf-8", buffering=1) as kept,
         subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+            command,
+            env=variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
         ) as process,
     ):
         assert process.stdout is not None

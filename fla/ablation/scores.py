@@ -80,12 +80,20 @@ def collect(plan: Plan) -> Results:
     """Read the scores and translations of a plan whose runs are all done, and test them.
 
     Raises:
-        DataError: Translations are of other sentences or scored by another convention.
+        DataError: Translations are of other sentences, against other references, or scored by
+            another convention.
     """
     first = plan.result(plan.table.rows[0], plan.seeds[0])
     ids, protocol = _read_ids(first)
     splits = {row.name: _read_row(plan, row, ids, protocol) for row in plan.table.rows}
     reference = splits[plan.table.reference]
+    for row in plan.table.rows:
+        if splits[row.name].references != reference.references:
+            raise DataError(
+                f"{plan.result(row, plan.seeds[0]).folder.path}: its sentences are not those of "
+                f'"{plan.table.reference}". The manifests have changed between the two: choose '
+                "another folder with --dir."
+            )
     rows = tuple(
         ScoredRow(
             row=row,

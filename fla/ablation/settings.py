@@ -104,12 +104,12 @@ def row_settings(row: Row, table: Table, settings: Settings) -> tuple[Words | No
     first = second = None
     if row.stage1 is not None:
         derived = _frame_words(row, settings.load1())
-        first = (settings.recipe1, *derived, *settings.words1, *row.stage1)
+        first = (settings.recipe1, *settings.words1, *derived, *row.stage1)
     if row.stage2 is not None:
         second = (
             settings.recipe2,
-            *_frame_words(row, settings.load2()),
             *settings.words2,
+            *_frame_words(row, settings.load2()),
             *_common_words(table, settings),
             *_source_words(row, settings),
             *row.stage2,

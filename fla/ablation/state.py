@@ -8,12 +8,15 @@ from fla.config.check import check_stage1, check_stage2
 from fla.config.schema import Stage1Config
 from fla.continuation import DONE, FREE_ON_RESUME, changed_keys
 from fla.errors import ConfigError
+from fla.run_folder import RunFolder, newest_complete_checkpoint
+
+# Free for a run that goes on, not for a row of a table.
+_LENGTHS = ("train.num_epochs", "train.max_steps")
 
 
 def is_trained(run: Run) -> bool:
     """Whether the run folder holds this very run, ended."""
-    is_there = (run.folder.path / DONE).is_file()
-    return is_there and not changed_keys(run.config, run.folder.config_yaml)
+    return (run.folder.path / DONE).is_file() and not _other_settings(run)
 
 
 def is_decoded(run: Run) -> bool:
@@ -74,7 +77,8 @@ def check_plan(plan: Plan) -> None:
     problems: dict[str, None] = {}
     for run in plan.runs:
         if not is_trained(run):
-            problems |= dict.fromkeys([*_broken_rules(run, plan.num_gpus), *_other_settings(run)])
+            problems |= dict.fromkeys([*_broken_rules(run, plan.num_gpus), *_refusals(run)])
+        problems |= dict.fromkeys(_outdated(run))
     if problems:
         raise ConfigError("\n".join(problems))
 
@@ -95,13 +99,47 @@ def _broken_rules(run: Run, num_gpus: int) -> list[str]:
     return []
 
 
-def _other_settings(run: Run) -> list[str]:
+def _other_settings(run: Run) -> dict[str, tuple[Any, Any]]:
+    """What decides a row and differs from the folder's run: old and new values by key."""
     changed = changed_keys(run.config, run.folder.config_yaml)
-    refused = [key for key in changed if key not in FREE_ON_RESUME]
+    return {
+        key: values
+        for key, values in changed.items()
+        if key not in FREE_ON_RESUME or key in _LENGTHS
+    }
+
+
+def _refusals(run: Run) -> list[str]:
+    # Nothing goes on from a run that died before its first checkpoint.
+    is_kept = (run.folder.path / DONE).is_file() or newest_complete_checkpoint(run.folder)
+    refused = _other_settings(run) if is_kept else {}
     if not refused:
         return []
-    told = "; ".join(f"{key} was {changed[key][0]} and is now {changed[key][1]}" for key in refused)
+    told = "; ".join(f"{key} was {old} and is now {new}" for key, (old, new) in refused.items())
     return [
         f"{run.folder.path} holds a run with other settings: {told}. Set them back, or choose "
         "another folder with --dir."
     ]
+
+
+def _outdated(run: Run) -> list[str]:
+    """Of a stage 2 that has ended: its stage 1 is gone, or was begun after it."""
+    if not run.needs or not (run.folder.path / DONE).is_file():
+        return []
+    first = RunFolder(run.folder.path.parent / run.needs)
+    begun, begun_first = _begun(run.folder), _begun(first)
+    if (first.path / DONE).is_file() and not (begun and begun_first and begun < begun_first):
+        return []
+    return [
+        f"{run.folder.path} was trained on another {first.path} than the one that is there now. "
+        "Remove the first of the two, and the same command trains it again."
+    ]
+
+
+def _begun(folder: RunFolder) -> str:
+    """When a run was first started, in UTC; empty: that is not known."""
+    try:
+        last = json.loads(folder.provenance_json.read_text(encoding="utf-8"))
+        return str([*last["earlier_starts"], last][0]["started"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""

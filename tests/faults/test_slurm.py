@@ -94,6 +94,38 @@ def wait_for_state(state: str, command: list[str], env: dict[str, str]) -> None:
         ).stdout.strip()
 
 
+TASK = """
+import os, signal, sys, time
+number = os.environ["SLURM_ARRAY_TASK_ID"]
+open(os.path.join({folder!r}, "started_" + number), "a").write(".")
+signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75))
+time.sleep(0 if number == "0" else 120)
+"""
+
+
+def test_a_task_of_an_array_that_is_warned_is_queued_again_alone(slurm, tmp_path):
+    task = tmp_path / "task.py"
+    task.write_text(TASK.format(folder=str(tmp_path)))
+    sbatch = ["sbatch", "--parsable", "--nodes=1", "--ntasks-per-node=1", "--cpus-per-task=1"]
+    sbatch += ["--gpus-per-node=0", "--time=30", f"--output={tmp_path}/%a.out", "--array=0-1"]
+    job = subprocess.run(
+        [*sbatch, "launchers/slurm/train.sbatch", str(task)],
+        cwd=ROOT, env=slurm, capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    states = [["squeue", "-h", "-t", "all", "-j", f"{job}_{i}", "-o", "%T"] for i in (0, 1)]
+    wait_for_state("COMPLETED", states[0], slurm)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "started_1").exists():
+        assert time.monotonic() < deadline, (tmp_path / "1.out").read_text()
+        time.sleep(0.1)
+
+    subprocess.run(["scancel", "--signal=USR1", "--batch", f"{job}_1"], env=slurm, check=True)
+
+    wait_for_state("PENDING", states[1], slurm)
+    wait_for_state("COMPLETED", states[0], slurm)
+    assert (tmp_path / "started_0").read_text() == "."
+
+
 def test_a_job_that_is_warned_saves_is_queued_again_and_ends_as_one_that_was_not(
     slurm, corpus, tmp_path
 ):

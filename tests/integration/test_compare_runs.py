@@ -120,6 +120,20 @@ def test_a_store_that_is_not_there_is_not_made(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("uri", "sentence"),
+    [
+        ("{made}/mlflow.db", r"^.*/mlflow\.db: this is a file\. Name the store as sqlite:////"),
+        ("sqlite:///{made}/stage1/config.yaml", "does not answer as it should"),
+        ("file://{made}", "does not answer as it should"),
+        ("nothing://here", "does not answer as it should"),
+    ],
+)
+def test_a_word_that_is_no_store_is_a_sentence(made, uri, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        MlflowReader(uri.format(made=made))
+
+
 def test_a_report_that_mlflow_does_not_take_is_a_sentence(made, tmp_path):
     shutil.copytree(made / "stage1", tmp_path / "stage1")
     records = find_runs([str(tmp_path / "stage1")], uri="")

@@ -17,9 +17,12 @@ from mlflow.entities import Run
 
 from fla.errors import ConfigError, FlaError, RunStopped
 from fla.journal import truncate_journal
+from fla.metrics.protocols import find_protocol
+from fla.metrics.scores import score
 from fla.run_folder import DecodedRow, RunFolder, open_run_folder, set_aside, write_decodes
 from fla.sync import sync_run
-from fla.tracking import NullTracker, open_tracker
+from fla.tracking import NullTracker, log_decoding, open_tracker
+from tests.helpers.servers import serve_mlflow
 
 Open = Callable[..., Any]
 
@@ -294,6 +297,42 @@ def test_what_no_server_took_is_sent_later_and_again_without_change(home):
     assert read_run(folder).data.params["optim.learning_rate"] == "0.01"
     tables = client(home).list_artifacts(run_id(folder), "translations")
     assert [it.path for it in tables] == ["translations/test.json"]
+
+
+def test_scores_of_a_run_that_no_server_took_are_sent_with_it(home, caplog):
+    folder = open_run_folder(home / "a")
+    run_without_server(folder.path)
+    decodes = folder.decodes_tsv("export", "test")
+    write_decodes(decodes, [DecodedRow("x", "a", "b")], signature="text.v1")
+    scores = score(["a b c d"], ["a b c d"], protocol=find_protocol("text"))
+
+    log_decoding(folder, decodes=decodes, split="test", scores=scores)
+    sync_run(folder.path, uri=f"sqlite:///{home}/mlflow.db")
+
+    assert f"python tools/sync_tracking.py {folder.path}" in caplog.text
+    assert history(folder.path, "test/bleu4") == [(3, pytest.approx(100))]
+
+
+def test_the_files_of_a_copy_are_where_its_own_store_keeps_them(home, tmp_path, empty_store):
+    folder = home / "a"
+    with start(folder) as tracker:
+        tracker.log({"train/loss": 1.0}, step=1)
+    assert client(home).get_experiment_by_name("corpus").artifact_location.startswith("file:")
+
+    with serve_mlflow(empty_store, temporary=tmp_path) as server:
+        sync_run(folder, uri=server.url)
+        there = MlflowClient(tracking_uri=server.url).get_experiment_by_name("corpus")
+
+    assert there.artifact_location.startswith("mlflow-artifacts:")
+
+
+def test_the_files_of_a_servers_run_are_beside_it_once_it_is_in_a_database(home):
+    run_without_server(home / "a")
+
+    sync_run(home / "a", uri=f"sqlite:///{home}/mlflow.db")
+
+    experiment = client(home).get_experiment_by_name("corpus")
+    assert experiment.artifact_location == (home / "mlartifacts").as_uri()
 
 
 def test_a_run_that_was_killed_stays_killed_when_it_is_sent_again(home):

@@ -1,6 +1,7 @@
 """Ablations: expansion into runs, order, resuming, Slurm's script, and the written table."""
 
 import os
+import shlex
 import shutil
 import signal
 import stat
@@ -35,7 +36,7 @@ from fla.journal import append_row
 from fla.metrics.protocols import find_protocol
 from fla.metrics.scores import score
 from fla.metrics.significance import compare_systems
-from fla.run_folder import DecodedRow, open_run_folder, write_decodes, write_json
+from fla.run_folder import DecodedRow, mark_complete, open_run_folder, write_decodes, write_json
 from tests.helpers.commands import ROOT, environment, python, run
 
 REFERENCES = ("The cat is red.", "The dog runs to the house.", "We eat an apple today.")
@@ -199,6 +200,14 @@ def test_each_rate_of_table_6_has_its_own_stage_1_and_the_same_seconds_of_video(
     assert [it.frames_per_batch for it in data] == [2400, 1200, 600, 600]
 
 
+def test_frames_that_a_user_names_are_those_of_the_recipes_own_rate(bench):
+    plan = bench.plan("6", "data.max_frames=100", "data.frames_per_batch=300", corpus="phoenix14t")
+
+    data = [run.config.data for run in plan.runs]
+    assert [it.max_frames for it in data] == [400, 400, 200, 200, 100, 100, 50, 50]
+    assert [it.frames_per_batch for it in data] == [1200, 1200, 600, 600, 300, 300, 300, 300]
+
+
 def test_the_sizes_of_table_7_reach_stage_2_by_its_encoder_alone(bench):
     plan = bench.plan("7", corpus="phoenix14t")
 
@@ -347,24 +356,77 @@ def test_a_folder_with_runs_of_other_settings_is_refused(bench):
         check_plan(plan)
 
 
+@pytest.mark.parametrize("word", ["stage1.train.num_epochs=7", "train.max_steps=50"])
+def test_a_folder_with_runs_of_another_length_is_refused(bench, word):
+    write_trained(bench.checkable("9").runs[0])
+    plan = bench.checkable("9", word)
+
+    assert not is_trained(plan.runs[0])
+    with pytest.raises(ConfigError, match=rf"{word.removeprefix('stage1.').partition('=')[0]} was"):
+        check_plan(plan)
+
+
+def test_a_run_that_died_before_its_first_checkpoint_may_have_other_settings(bench):
+    first = bench.checkable("9").runs[0]
+    save_config(first.config, open_run_folder(first.folder.path).config_yaml)
+    plan = bench.checkable("9", "stage1.optim.learning_rate=1e-4")
+
+    check_plan(plan)
+
+    checkpoint = first.folder.checkpoint(4)
+    checkpoint.mkdir()
+    mark_complete(checkpoint)
+    with pytest.raises(ConfigError, match=r"optim\.learning_rate was"):
+        check_plan(plan)
+
+
+def test_a_stage_2_whose_stage_1_was_trained_anew_is_refused(bench):
+    plan = bench.checkable("9")
+    first, second = plan.runs[:2]
+    write_trained(first, begun="2026-11-01T10:00:00+00:00")
+    for it in plan.runs[1:]:
+        write_trained(it, begun="2026-11-01T12:00:00+00:00")
+    check_plan(plan)
+
+    write_json(first.folder.provenance_json, begun_at("2026-11-02T10:00:00+00:00"))
+    with pytest.raises(ConfigError, match=rf"^{second.folder.path} was trained on another"):
+        check_plan(plan)
+
+    shutil.rmtree(first.folder.path)
+    with pytest.raises(ConfigError, match=rf"^{second.folder.path} was trained on another"):
+        check_plan(plan)
+
+
 # Run folders made by hand
 
 
-def write_trained(run: Run) -> None:
+def begun_at(time: str) -> dict[str, object]:
+    """Provenance of a run that was started then, and again years later."""
+    return {"started": "2030-01-01T00:00:00+00:00", "earlier_starts": [{"started": time}]}
+
+
+def write_trained(run: Run, *, begun: str = "2026-11-01T10:00:00+00:00") -> None:
     """What training leaves, as far as a plan looks at it."""
     folder = open_run_folder(run.folder.path)
+    write_json(folder.provenance_json, begun_at(begun))
     save_config(run.config, folder.config_yaml)
     (folder.path / "DONE").touch()
     folder.export.mkdir(exist_ok=True)
     (folder.export / "config.json").touch()
 
 
-def write_decoded(run: Run, hypotheses: tuple[str, ...], *, protocol: str = "text") -> None:
+def write_decoded(
+    run: Run,
+    hypotheses: tuple[str, ...],
+    *,
+    references: tuple[str, ...] = REFERENCES,
+    protocol: str = "text",
+) -> None:
     """What decoding leaves."""
-    scores = score(hypotheses, REFERENCES, protocol=find_protocol(protocol))
+    scores = score(hypotheses, references, protocol=find_protocol(protocol))
     rows = [
         DecodedRow(str(number), *texts)
-        for number, texts in enumerate(zip(hypotheses, REFERENCES, strict=True))
+        for number, texts in enumerate(zip(hypotheses, references, strict=True))
     ]
     write_decodes(run.folder.decodes_tsv("export", "test"), rows, signature=scores.signature)
     beam = run.config.beam
@@ -403,6 +465,12 @@ def test_a_run_is_trained_when_its_folder_says_so_of_the_same_settings(bench):
     assert states == [False, True, False]
     # As the run itself says, which would not train again.
     assert states[1:] == [is_finished(it.runs[0].config) for it in (plan, changed)]
+
+
+def test_what_decides_no_row_starts_no_run_again(bench):
+    write_trained(bench.plan("9").runs[0])
+
+    assert is_trained(bench.plan("9", "data.num_threads=1", "tracking.uri=sqlite:///x.db").runs[0])
 
 
 def test_a_row_is_done_when_it_was_translated_after_its_training(bench):
@@ -518,6 +586,45 @@ def test_a_run_that_fails_ends_the_table_with_its_own_words(bench):
     assert "something before" in log.read_text()
 
 
+SEEING = """#!{python}
+import os, sys
+print(os.environ.get("CUDA_VISIBLE_DEVICES"), *sys.argv[1:3])
+"""
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [("3,5,7", "3,5 --master_port"), ("", " --num_gpus 2"), (None, "None --num_gpus 2")],
+)
+def test_runs_are_on_the_gpus_that_a_user_chose(bench, monkeypatch, capfd, visible, expected):
+    launcher = bench.path / "deepspeed"
+    launcher.write_text(SEEING.format(python=sys.executable))
+    launcher.chmod(0o755)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    execute(bench.plan("8", num_gpus=2), launcher=launcher)
+
+    log = bench.path / "tables" / "logs" / "stage1_seed1.log"
+    assert log.read_text().startswith(expected)
+    assert ("$ CUDA_VISIBLE_DEVICES=3,5 deepspeed" in capfd.readouterr().out) == (
+        visible == "3,5,7"
+    )
+
+
+@pytest.mark.parametrize("visible", ["3", "GPU-8932f937,GPU-d72c5b3a"])
+def test_gpus_that_are_too_few_or_have_no_numbers_are_refused(bench, monkeypatch, visible):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    with pytest.raises(
+        ConfigError, match=rf"^CUDA_VISIBLE_DEVICES \({visible}\) must have at least"
+    ):
+        execute(bench.plan("8", num_gpus=2), launcher=pretend(bench))
+
+    assert not (bench.path / "calls").exists()
+
+
 STOPPABLE = """#!{python}
 import pathlib, signal, sys, time
 folder = pathlib.Path({folder!r})
@@ -627,6 +734,34 @@ def test_slurm_leaves_out_what_is_done(bench):
     assert text.endswith("this writes the table:\n#   python tools/run_ablation.py 9\n")
 
 
+def test_limits_are_those_of_the_batch_script_however_they_are_written(bench, monkeypatch):
+    sbatch = bench.path / "train.sbatch"
+    sbatch.write_text(
+        "#!/bin/bash\n#SBATCH --job-name=fla\n#SBATCH -N 2 --time=1:00:00\n#SBATCH -p gpu\n"
+        "#SBATCH --account=a   # ours\n#SBATCH --comment='two words' --constraint=a100|h100\n"
+        "#SBATCH --requeue\n# SBATCH --exclusive\n"
+    )
+    monkeypatch.setattr("fla.ablation.slurm.SBATCH", sbatch)
+
+    text = describe_jobs(bench.plan("9"), command="")
+
+    line = next(line for line in text.splitlines() if line.startswith("limits="))
+    assert shlex.split(line.removeprefix("limits=(").removesuffix(")"))[3:] == [
+        *("--time=1:00:00", "-p", "gpu", "--account=a", "--comment=two words"),
+        *("--constraint=a100|h100", "--requeue"),
+    ]
+
+
+@pytest.mark.parametrize(("mode", "turns"), [("cached", "%1"), ("online", "")])
+def test_runs_that_read_one_cache_of_features_take_turns(bench, mode, turns):
+    plan = bench.plan("10", f"stage2.features.mode={mode}")
+
+    lines = describe_jobs(plan, command="").splitlines()
+
+    arrays = [word for line in lines for word in line.split() if word.startswith("--array=")]
+    assert arrays == ["--array=0-0", f"--array=0-1{turns}", "--array=0-1"]
+
+
 # The written table
 
 
@@ -653,6 +788,16 @@ def test_means_and_standard_deviations_are_those_of_the_seeds(bench):
     assert spread.deviation == pytest.approx((100 - fair) / 2**0.5)
     assert results.rows[2].spreads["bleu4"].deviation == 0
     assert [pair.agrees for pair in results.orderings] == [True, True, True]
+
+
+def test_rows_of_other_sentences_are_not_compared(bench):
+    plan = bench.plan("9")
+    rows = [row.name for row in plan.table.rows]
+    write_plan(plan, {(name, 1): GOOD for name in rows[:2]})
+    write_decoded(row_run(plan, rows[2]), GOOD, references=BAD)
+
+    with pytest.raises(DataError, match=r"its sentences are not those of .* The manifests have"):
+        collect(plan)
 
 
 def test_the_written_table_has_the_papers_numbers_beside_ours(bench):

@@ -87,6 +87,7 @@ LAYERS = (
         "for_transformers",
         "host_copies",
         "journal",
+        "lock",
         "mlflow_opening",
         "mlflow_reader",
         "mlflow_run",

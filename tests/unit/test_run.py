@@ -11,6 +11,7 @@ from fla.config.load import load_config, save_config
 from fla.config.schema import Stage1Config
 from fla.continuation import changed_keys, is_finished
 from fla.errors import ConfigError
+from fla.lock import hold_lock
 from fla.run import open_run
 from fla.run_folder import mark_complete, open_run_folder
 from fla.runtime import Runtime, join_process_group
@@ -46,7 +47,8 @@ def root_logger() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def no_rank_0(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rank 1 is alone here, and asks itself."""
-    monkeypatch.setattr("fla.checkpoint.ask_main", lambda runtime, question: question())
+    for module in ("checkpoint", "run"):
+        monkeypatch.setattr(f"fla.{module}.ask_main", lambda runtime, question: question())
 
 
 def config_of(folder: Path, *words: str) -> Stage1Config:
@@ -116,6 +118,23 @@ def test_a_longer_run_that_logs_elsewhere_goes_on(stopped):
 
     with open_as_rank_1(config_of(stopped, *words)) as run:
         assert run.state.step == 4
+
+
+@pytest.mark.parametrize("word", ["resume=auto", "resume=none"])
+def test_a_folder_that_another_process_trains_in_is_left_alone(stopped, word):
+    before = sorted(stopped.rglob("*"))
+
+    with (
+        hold_lock(stopped / "lock", otherwise=ConfigError("")),
+        pytest.raises(ConfigError, match="another process trains there") as told,
+        open_as_rank_1(config_of(stopped, word)),
+    ):
+        pass
+
+    assert str(stopped) in str(told.value)
+    assert {*stopped.rglob("*")} - {*before} == {stopped / "lock"}
+    with open_as_rank_1(config_of(stopped, word)):
+        pass
 
 
 def test_a_fresh_start_may_differ_in_everything(stopped):
