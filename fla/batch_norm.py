@@ -1,7 +1,11 @@
 """BatchNorm's running statistics on several ranks: DeepSpeed never exchanges buffers."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class Statistics:
@@ -55,3 +59,19 @@ class Statistics:
         """Make those of this rank what was kept last."""
         for buffer, kept in zip(self._own.values(), self._kept, strict=True):
             buffer.copy_(kept)
+
+
+@contextmanager
+def borrowed_statistics(module: nn.Module) -> Iterator[None]:
+    """Let BatchNorm update copies of its statistics, for frames that are not to count (again)."""
+    norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
+    own = [dict(norm.named_buffers()) for norm in norms]
+    for norm, buffers in zip(norms, own, strict=True):
+        for name, buffer in buffers.items():
+            setattr(norm, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for norm, buffers in zip(norms, own, strict=True):
+            for name, buffer in buffers.items():
+                setattr(norm, name, buffer)

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import torch
 
+from fla.build import read_translator
 from fla.config.check import SPLITS, ensemble_members
 from fla.config.schema import DecodeConfig, Stage1Config, Stage2Config
 from fla.continuation import is_finished
@@ -23,7 +24,7 @@ from fla.ensemble import load_ensemble
 from fla.errors import ConfigError, FlaError
 from fla.metrics.protocols import find_protocol
 from fla.models.backbone import build_backbone
-from fla.models.llm import build_llm, read_llm
+from fla.models.llm import build_llm
 from fla.models.loading import fill_buffers, find_tensor, tied_parameters
 from fla.plan.length import RunLength, measure_run
 from fla.run_folder import RunFolder
@@ -207,15 +208,7 @@ def _look_at_visual(config: Stage1Config | Stage2Config) -> str:
 def _look_at_llm(config: Stage2Config, codec: TextCodec) -> str:
     """Whether the LLM fits the tokenizer, and its weights their config.json; by headers alone."""
     folder = Path(config.model.llm_dir)
-    fields = read_llm(
-        folder,
-        dropout=config.model.dropout,
-        attention_dropout=config.model.attention_dropout,
-        pad_id=codec.pad_id,
-        eos_id=codec.eos_id,
-        start_id=codec.start_id,
-        vocab_size=codec.vocab_size,
-    )
+    fields = read_translator(config, codec)
     with torch.device("meta"):
         llm = build_llm(fields)
     parameters = tied_parameters(llm)

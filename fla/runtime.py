@@ -108,6 +108,7 @@ def start_runtime(*, patience_minutes: float = 10.0) -> Runtime:
     device = find_device(local_rank)
     has_gpu = device.name != "cpu"
     if has_gpu:
+        _check_gpu(local_rank)
         torch.cuda.set_device(local_rank)
     else:
         _reuse_freed_memory()
@@ -194,6 +195,16 @@ def stop_runtime() -> None:
     """Leave the process group together, so that no rank tears down a connection in use."""
     distributed.barrier()
     distributed.destroy_process_group()
+
+
+def _check_gpu(local_rank: int) -> None:
+    num_gpus = torch.cuda.device_count()
+    if local_rank >= num_gpus:
+        shown = "1 GPU" if num_gpus == 1 else f"{num_gpus} GPUs"
+        raise ConfigError(
+            f"This machine shows {shown}, and was given at least {local_rank + 1} ranks. Start one "
+            f"for each: deepspeed --num_gpus {num_gpus} launchers/..."
+        )
 
 
 def _reuse_freed_memory() -> None:

@@ -22,7 +22,7 @@ from fla.assembly import (
     open_parts,
     train_stage,
 )
-from fla.build import build_stage2
+from fla.build import build_stage2, read_translator
 from fla.checkpoint_export import write_model
 from fla.config.schema import Stage2Config, Stage2OptimConfig
 from fla.continuation import is_finished
@@ -32,7 +32,7 @@ from fla.engine import Engine, open_engine
 from fla.export import stored_tensors, write_export
 from fla.model_card import update_card
 from fla.models.features import FeatureEncoder, FrozenEncoder
-from fla.models.llm import build_llm, read_llm
+from fla.models.llm import build_llm
 from fla.models.loading import fill_buffers, find_tensor
 from fla.models.stages import Stage2Model
 from fla.models.translator import Translator, enable_gradient_checkpointing
@@ -73,7 +73,7 @@ def _train_and_export(config: Stage2Config, runtime: Runtime) -> None:
             train_split=parts.train_split,
             stage=2,
             encoder=shape,
-            translator=_read_llm(config, parts),
+            translator=read_translator(config, parts.codec),
             autocast=parts.deepspeed_config.get("torch_autocast", {}).get("enabled", False),
         )
         if runtime.is_main:
@@ -106,18 +106,6 @@ def _train_and_export(config: Stage2Config, runtime: Runtime) -> None:
         if frozen is not None and frozen.digest() != digest:
             raise RuntimeError("The frozen visual encoder changed while the LLM was trained.")
         _export(config, description, parts, run, engine, frozen)
-
-
-def _read_llm(config: Stage2Config, parts: Parts) -> dict[str, Any]:
-    return read_llm(
-        Path(config.model.llm_dir),
-        dropout=config.model.dropout,
-        attention_dropout=config.model.attention_dropout,
-        pad_id=parts.codec.pad_id,
-        eos_id=parts.codec.eos_id,
-        start_id=parts.codec.start_id,
-        vocab_size=parts.codec.vocab_size,
-    )
 
 
 def _build_model(

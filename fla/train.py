@@ -146,8 +146,11 @@ def train(
         schedule.profile_steps, run_folder=run_folder, tracker=tracker, runtime=runtime
     )
 
+    # Of the last checkpoint that was begun here; 0: none.
+    saved_step = 0
+
     def save() -> None:
-        nonlocal state
+        nonlocal state, saved_step
         if skipped is not None:
             share_skipped(skipped, run_folder=run_folder, tracker=tracker, runtime=runtime)
             state = replace(state, skipped=skipped.all)
@@ -155,6 +158,7 @@ def train(
         nats = sum(it.nats for it in state.windows)
         stop_unless_finite(nats, window.losses, step=state.step, runtime=runtime)
         saver.begin(state)
+        saved_step = state.step
 
     def score_step(score: Callable[[int], float]) -> None:
         nonlocal state
@@ -177,6 +181,9 @@ def train(
                 # It goes on from a checkpoint of another run.
                 save()
             score_step(evaluate)
+        elif evaluate and state.step and state.evaluated_step == state.step:
+            # Its evaluation left all ranks with the means, and the checkpoint is from before it.
+            engine.average_batch_norm()
         for step in profile.steps(_steps_from(loader, state.step, schedule.num_steps)):
             state = replace(state, step=state.step + 1)
             is_last = state.step == schedule.num_steps
@@ -223,9 +230,11 @@ def train(
                 )
             )
             is_stopped = heard.stop and not is_last
+            # A checkpoint that was begun since then was what it wished for.
+            is_due = heard.save and saved_step < state.step - vote.delay
             with window.paused():
                 is_evaluated = evaluate is not None and schedule.is_evaluated(state.step)
-                if evaluate and (is_evaluated or is_stopped or heard.save):
+                if evaluate and (is_evaluated or is_stopped or is_due):
                     save()
                 if is_last or is_stopped:
                     vote.hear_last()
@@ -234,6 +243,8 @@ def train(
                     raise _stopped(signals, run_folder, state.step, is_saved=evaluate is not None)
                 if evaluate and is_evaluated:
                     score_step(evaluate)
+            # Its frames are not to be held while the next one is waited for.
+            del step, take
         saver.finish()
     return state
 
@@ -244,7 +255,7 @@ def _stopped(
     came = signals.requested if signals is not None else None
     name = came.name if came is not None else "a signal to another rank"
     advice = (
-        ", which is saved. The same command goes on from there."
+        ", which is saved. The same command goes on from there (resume=auto, the default)."
         if is_saved
         else "; nothing is saved of it. The same command starts it again."
     )
@@ -256,6 +267,7 @@ def _steps_from(loader: Loader, done: int, num_steps: int) -> Iterator[Step[Any]
         epoch, first_step = divmod(done, loader.num_steps)
         for step in loader.epoch(epoch, first_step=first_step):
             yield step
+            del step
             done += 1
             if done == num_steps:
                 return
@@ -338,4 +350,4 @@ def _evaluate(
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
     # Far apart for neighboring steps and ranks, and within torch's 64 bits.
-    return (seed * 1_000_003 + step) * 65_537 + rank
+    return ((seed * 1_000_003 + step) * 65_537 + rank) % 2**64

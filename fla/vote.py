@@ -23,10 +23,14 @@ class Vote:
     Args:
         world_size: Ranks.
         patience: Longest wait of a rank for another one.
+
+    Attributes:
+        delay: Steps until a wish is heard: one, or none of a rank that is alone.
     """
 
     def __init__(self, *, world_size: int, patience: timedelta) -> None:
         self._is_alone = world_size == 1
+        self.delay = 0 if self._is_alone else 1
         # On the CPU, whatever the ranks compute on: nothing waits for a GPU.
         self._group: Any = (
             None if self._is_alone else distributed.new_group(backend="gloo", timeout=patience)

@@ -88,6 +88,9 @@ def read_deepspeed_config(
     ]
     if problems:
         raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
+    if config.get("torch_autocast", {}).get("enabled", False):
+        # PyTorch's default on GPUs is float16.
+        config["torch_autocast"].setdefault("dtype", "bfloat16")
     return config | {
         "train_batch_size": micro_batch_size * world_size,
         "train_micro_batch_size_per_gpu": micro_batch_size,

@@ -51,7 +51,7 @@ class DataConfig:
     num_threads: int = 2
     """Decoding threads a rank."""
     prefetch_batches: int = 4
-    """Most micro-batches decoded ahead of the training step."""
+    """Most micro-batches decoded ahead of the training step; those of a step, where it has more."""
     host_memory_gib: float = 4.0
     """Bound of the memory that a rank's decoded frames take outside of a GPU."""
     on_decode_error: Literal["stop", "skip"] = "stop"

@@ -66,32 +66,42 @@ class ClipLoader:
         self._thread.shutdown(cancel_futures=True)
         self.source.close()
 
-    def read(self, work: Sequence[Work]) -> Generator[Batch, None, None]:
+    def read(self, work: Sequence[Work], *, least_ahead: int = 0) -> Generator[Batch, None, None]:
         """Batches in the order of `work`; one without a clip that can be had is blank.
+
+        Args:
+            work: Indices of samples, and epoch, of each batch.
+            least_ahead: Batches that may be decoded before they are asked for, where
+                `prefetch_batches` are fewer.
 
         Raises:
             DataError: A clip does not decode; names the sample and the file.
         """
+        ahead = max(self.prefetch_batches, least_ahead)
         waiting = deque(work)
         coming: deque[tuple[Future[Batch], int]] = deque()
         try:
-            self._submit(waiting, coming)
+            self._submit(waiting, coming, ahead)
             while coming:
                 start_s = time.monotonic()
                 batch = coming[0][0].result()
                 self.waited_s += time.monotonic() - start_s
                 coming.popleft()
                 # Before the consumer has it: the next ones are made meanwhile.
-                self._submit(waiting, coming)
+                self._submit(waiting, coming, ahead)
                 yield batch
+                # Not to be held while the next one comes.
+                del batch
         finally:
             for future, _ in coming:
                 future.cancel()
 
-    def _submit(self, waiting: deque[Work], coming: deque[tuple[Future[Batch], int]]) -> None:
+    def _submit(
+        self, waiting: deque[Work], coming: deque[tuple[Future[Batch], int]], ahead: int
+    ) -> None:
         """Send batches to the thread, as many as may be ahead; `coming` has their frames, too."""
         frames_ahead = sum(frames for _, frames in coming)
-        while waiting and len(coming) < self.prefetch_batches:
+        while waiting and len(coming) < ahead:
             frames = int(self.lengths[list(waiting[0][0])].sum())
             if coming and frames_ahead + frames > self.source.max_waiting_frames:
                 return
@@ -168,7 +178,12 @@ class TrainLoader(ClipLoader):
         """
         rank = self.runtime.rank
         steps = self._plan(epoch)[first_step:]
-        batches = self.read([(batch, epoch) for step in steps for batch in step.ranks[rank]])
+        # All of a step is there before its first pass: less ahead, and training would wait for it.
+        most = max((len(step.ranks[rank]) for step in steps), default=0)
+        batches = self.read(
+            [(batch, epoch) for step in steps for batch in step.ranks[rank]],
+            least_ahead=most,
+        )
         with closing(batches):
             for step in steps:
                 share = step.ranks[rank]
@@ -180,6 +195,7 @@ class TrainLoader(ClipLoader):
                     if self.skipped is None
                     else sum(map(self._count_tokens, share)) - sum(map(_count_targets, taken)),
                 )
+                del taken
 
     def _count_tokens(self, indices: Sequence[int]) -> int:
         return int(self._num_tokens[list(indices)].sum())

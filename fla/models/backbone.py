@@ -6,8 +6,8 @@ Shape letters:
 """
 
 import pickle
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import safetensors.torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import BasicBlock, ResNet
 
+from fla.batch_norm import borrowed_statistics
 from fla.errors import CheckpointError, ConfigError
 
 FRAME_WIDTH = 512
@@ -94,25 +95,9 @@ def _run(work: Callable[[Tensor], Tensor], x: Tensor, *, norms: nn.Module, is_ke
         x,
         use_reentrant=False,
         preserve_rng_state=False,
-        context_fn=lambda: (nullcontext(), _borrowed_statistics(norms)),
+        context_fn=lambda: (nullcontext(), borrowed_statistics(norms)),
     )
     return output
-
-
-@contextmanager
-def _borrowed_statistics(module: nn.Module) -> Iterator[None]:
-    """Let BatchNorm update copies of its statistics: the frames have been counted already."""
-    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
-    own = [dict(norm.named_buffers()) for norm in norms]
-    for norm, buffers in zip(norms, own, strict=True):
-        for name, buffer in buffers.items():
-            setattr(norm, name, buffer.clone())
-    try:
-        yield
-    finally:
-        for norm, buffers in zip(norms, own, strict=True):
-            for name, buffer in buffers.items():
-                setattr(norm, name, buffer)
 
 
 def _load_weights(backbone: nn.Module, path: Path) -> None:

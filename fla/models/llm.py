@@ -93,6 +93,27 @@ def read_llm(
     return description
 
 
+def check_positions(folder: Path, description: dict[str, Any], *, num_positions: int) -> None:
+    """Refuse an LLM that is too short for the clips or sentences of a run.
+
+    Args:
+        folder: Where it was read from, for the error.
+        description: As of `read_llm`.
+        num_positions: Of the longest clip or sentence that it may be given.
+
+    Raises:
+        CheckpointError: It has fewer; T5 and its kin have no such limit.
+    """
+    config: Any = _config_of(description)
+    if config.model_type in T5_TYPES or config.max_position_embeddings >= num_positions:
+        return
+    raise CheckpointError(
+        f"{folder}: the model has {config.max_position_embeddings} positions, and data.max_frames, "
+        f"text.max_tokens or beam.max_new_tokens is {num_positions}. Lower them, or use another "
+        "model."
+    )
+
+
 def build_llm(description: dict[str, Any]) -> Translator:
     """Build a model with random weights, as its own kind starts.
 

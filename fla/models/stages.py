@@ -11,11 +11,13 @@ Shape letters:
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from fla.batch import Batch, TextBatch
+from fla.batch_norm import borrowed_statistics
 from fla.losses import LossSum, translation_loss
 from fla.models.adapters import Adapter
 from fla.models.ensemble import Member
@@ -83,7 +85,8 @@ class Stage1Model(nn.Module):
         """What the translator reads, `(B, T, E)`, and its mask, `(B, T)`."""
         if batch.frames is None:
             raise ValueError("Stage 1 needs frames, but the batch has none.")
-        features_RD = self.visual_encoder(batch.frames, batch.frame_lengths)
+        with _counted(batch, self.visual_encoder):
+            features_RD = self.visual_encoder(batch.frames, batch.frame_lengths)
         return pad_clips(self.adapter(features_RD), batch.frame_lengths)
 
 
@@ -143,10 +146,18 @@ class Stage2Model(nn.Module):
 
     def embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """What the translator reads, `(B, T, E)`, and its mask, `(B, T)`."""
-        features = batch.features if self.encoder is None else self.encoder(batch)
+        features = batch.features
+        if self.encoder is not None:
+            with _counted(batch, self.encoder):
+                features = self.encoder(batch)
         if features is None:
             raise ValueError("Stage 2 needs features, but the batch has none.")
         return pad_clips(self.adapter(features), batch.frame_lengths)
+
+
+def _counted(batch: Batch, encoder: nn.Module) -> AbstractContextManager[None]:
+    """Whether the frames of a batch count in BatchNorm's statistics: gray ones do not."""
+    return borrowed_statistics(encoder) if batch.is_blank else nullcontext()
 
 
 def translate(

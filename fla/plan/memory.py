@@ -21,7 +21,7 @@ _FP64 = 8
 _ADAM_BYTES = 2 * _FP32
 # ZeRO 1 and 2 pad a group to a multiple of so many elements a rank.
 _ALIGNMENT = 2
-_WAITING_FRAMES = "frames that wait for it"
+_WAITING_FRAMES = "frames that wait"
 
 
 class Part(NamedTuple):

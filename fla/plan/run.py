@@ -85,10 +85,13 @@ def plan_run(config: Stage2Config, *, world_size: int) -> RunPlan:
         activations = _with_backbone(activations, encoder.backbone, batch, config.data.crop_px)
     runs_frozen = frozen is not None and config.features.mode == "online"
     frames = batch.num_real_frames * 3 * config.data.crop_px**2
+    ahead = max(config.data.prefetch_batches, num_micro_batches)
     surroundings = Surroundings(
         encoder=0 if frozen is None else sum(_BF16 * t.numel() for t in _tensors(frozen)),
-        # What is decoded ahead, and the micro-batch in the encoder.
-        frames=(config.data.prefetch_batches + 1) * _FP32 * frames if runs_frozen else 0,
+        # What is decoded ahead, and the step that is encoded or trained on.
+        frames=(ahead + num_micro_batches) * _FP32 * frames
+        if config.features.mode == "online"
+        else 0,
         # It reads a copy in its own type.
         encoder_pass=_BF16 * frames + int(config.features.encoder_memory_gib * 2**30)
         if runs_frozen

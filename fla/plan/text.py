@@ -15,6 +15,8 @@ RESERVE_BYTES = 2 * GIB
 """Assumed beside the plan: CUDA context, NCCL, cuBLAS, gaps of the allocator. Not measured."""
 
 _NEXT_FILES = ("zero2_bf16", "zero3_bf16", "zero3_offload_optimizer_bf16", "zero3_offload_bf16")
+# A run refuses bf16 for an encoder that is trained.
+_NEXT_FILES_TRAINED = ("zero2_autocast", "zero3_autocast")
 
 
 class Fit(NamedTuple):
@@ -133,8 +135,8 @@ def _changes(config: Stage2Config) -> Iterator[tuple[str, Stage2Config]]:
         words.append("model.gradient_checkpointing=true")
         yield " ".join(words), current
     folder, name = Path(config.deepspeed).parent, Path(config.deepspeed).stem
-    later = _NEXT_FILES[_NEXT_FILES.index(name) + 1 :] if name in _NEXT_FILES else _NEXT_FILES
-    for file in later:
+    files = _NEXT_FILES if config.model.freeze == "all" else _NEXT_FILES_TRAINED
+    for file in files[files.index(name) + 1 :] if name in files else files:
         path = folder / f"{file}.json"
         if path.is_file():
             changed = replace(current, deepspeed=str(path))

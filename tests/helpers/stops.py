@@ -34,7 +34,7 @@ def lose_the_launcher(run: Launched) -> None:
 def ask_the_launcher_to_stop(run: Launched) -> None:
     run.launcher_of_ranks().send_signal(signal.SIGTERM)
     assert run.end(timeout_s=PATIENCE_S) != 0
-    assert "which is saved. The same command goes on from there." in run.log.read_text()
+    assert "which is saved. The same command goes on from there " in run.log.read_text()
 
 
 def warn_a_rank(run: Launched) -> None:

@@ -35,6 +35,7 @@ class Engine:
         self.nats_per_token = nats_per_token
         self.backwards: list[tuple[float, int, bool]] = []
         self.num_steps = 0
+        self.num_averages = 0
         self.draws: list[float] = []
 
     def __call__(self, batch: Tensor) -> LossSum:
@@ -53,6 +54,9 @@ class Engine:
 
     def grad_norm(self) -> float:
         return 1.5
+
+    def average_batch_norm(self) -> None:
+        self.num_averages += 1
 
     def copy_files(self, folder: Path) -> list[CheckpointFile]:
         words = str(self.num_steps)

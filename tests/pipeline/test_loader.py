@@ -2,10 +2,12 @@
 
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from fla.batch import IGNORE_INDEX, Batch, Step
 from fla.config.schema import Stage1Config, Stage2Config, TranslatorConfig
 from fla.data.clips import DecodedClips
 from fla.data.decode.video import in_range, probe_video
-from fla.data.loader import EvalLoader, TrainLoader
+from fla.data.loader import ClipLoader, EvalLoader, TrainLoader
 from fla.data.manifest import Sample
 from fla.data.pipeline import IMAGENET_MEAN, IMAGENET_STD, ClipPipeline, ClipRequest
 from fla.data.sampling import choose_frames
@@ -550,14 +552,54 @@ def test_no_more_than_the_given_number_of_batches_are_decoded_ahead(
     samples: list[Sample], root: Path, monkeypatch: pytest.MonkeyPatch
 ):
     calls = record_runs(monkeypatch)
-    loader = open_train_loader(samples, root, micro_batch_size=1, prefetch_batches=2)
+    loader = open_train_loader(samples, root, micro_batch_size=2, prefetch_batches=3)
 
     steps = loader.epoch(0)
     next(steps)
     time.sleep(0.3)
 
-    assert len(calls) == 4 + 2
+    assert len(calls) == 2 + 3
     steps.close()  # type: ignore[attr-defined]
+    loader.close()
+
+
+def test_a_whole_step_is_decoded_ahead_however_many_batches_it_has(
+    samples: list[Sample], root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    calls = record_runs(monkeypatch)
+    loader = open_train_loader(samples, root, micro_batch_size=1, prefetch_batches=1)
+
+    steps = loader.epoch(0)
+    next(steps)
+    time.sleep(0.3)
+
+    assert len(calls) == 4 + 4
+    steps.close()  # type: ignore[attr-defined]
+    loader.close()
+
+
+def test_frames_that_were_taken_are_not_held_while_the_next_ones_come(
+    samples: list[Sample], root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    taken: list[weakref.ref[object]] = []
+    held: list[bool] = []
+    read = ClipLoader.read
+
+    def watched_read(self: ClipLoader, *words: Any, **more: Any) -> Iterator[Batch]:
+        for batch in read(self, *words, **more):
+            held.append(any(it() is not None for it in taken))
+            yield batch
+            del batch
+
+    monkeypatch.setattr(ClipLoader, "read", watched_read)
+    loader = open_train_loader(samples, root, micro_batch_size=4)
+
+    for step in loader.epoch(0):
+        taken = [weakref.ref(batch.frames) for batch in step.micro_batches]
+        del step
+
+    assert len(held) > 1
+    assert not any(held)
     loader.close()
 
 

@@ -39,6 +39,12 @@ def test_shipped_files_are_complete_for_deepspeed_itself(path):
     assert parsed.gradient_clipping == 1.0
 
 
+def test_autocast_without_a_type_is_that_of_bfloat16_on_every_device(tmp_path):
+    config = read(tmp_path, {"torch_autocast": {"enabled": True}})
+
+    assert config["torch_autocast"] == {"enabled": True, "dtype": "bfloat16"}
+
+
 def test_bucket_sizes_are_whole_layers_of_mbart():
     width, ffn_width = 1024, 4096
     attention = 4 * (width * width + width)

@@ -14,6 +14,7 @@ from fla.models.llm import (
     MODEL_TYPES,
     T5_TYPES,
     build_llm,
+    check_positions,
     load_llm,
     read_llm,
     save_llm,
@@ -440,6 +441,19 @@ def test_models_that_cannot_work_are_refused_with_the_reason(tmp_path, model_typ
 
     with pytest.raises(CheckpointError, match=rf"{model_type!r}, and {reason}.* bart, .*umt5"):
         read_llm(folder, dropout=0.1, attention_dropout=0.1, vocab_size=40, **BART_TOKENS)
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_a_model_that_is_too_short_for_the_clips_is_refused(tmp_path: Path, model_type: str):
+    has_limit = model_type not in T5_TYPES
+    fields = tiny(model_type, **({"max_position_embeddings": 64} if has_limit else {}))
+
+    check_positions(tmp_path, fields, num_positions=64)
+    if not has_limit:
+        check_positions(tmp_path, fields, num_positions=1024)
+        return
+    with pytest.raises(CheckpointError, match=r"has 64 positions, and data\.max_frames, .* is 65"):
+        check_positions(tmp_path, fields, num_positions=65)
 
 
 @pytest.mark.parametrize("model_type", ["m2m_100", "marian", "pegasus"])

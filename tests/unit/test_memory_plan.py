@@ -271,6 +271,29 @@ def test_plan_that_does_not_fit_says_what_to_change(words):
     assert text.splitlines()[-1].endswith("GiB to spare")
 
 
+@pytest.mark.parametrize("freeze", ["nothing", "backbone"])
+def test_what_a_run_with_a_trained_encoder_would_refuse_is_not_advised(words, freeze):
+    autocast = f"deepspeed={ROOT / 'ds_configs' / 'zero1_autocast.json'}"
+    config = load_config(Stage2Config, [*words, f"model.freeze={freeze}", autocast])
+    plan = plan_run(config, world_size=1)
+
+    text = describe(plan, config, world_size=1, gpus_gb=[16])
+
+    assert "zero3_autocast.json" in text
+    assert "bf16" not in text.partition("To fit into")[2]
+
+
+def test_frames_of_an_encoder_that_is_trained_are_planned(words):
+    waiting = []
+    for more in (("model.freeze=all",), ("model.freeze=nothing",), ("train.micro_batch_size=2",)):
+        plan = plan_run(load_config(Stage2Config, [*words, *more]), world_size=1)
+        waiting += [part.gpu for part in plan.memory.always if part.name == "frames that wait"]
+
+    # Four that wait and the one that is trained on; twice the eight of a step, of 2 x 75 frames.
+    assert waiting[:2] == [5 * 4 * 600 * 3 * 224 * 224] * 2
+    assert waiting[2] == 2 * 8 * 4 * 2 * 75 * 3 * 224 * 224
+
+
 def test_each_change_saves_memory(words):
     def peak(*more: str, ranks: int = 1) -> int:
         config = load_config(Stage2Config, [*words, *more])

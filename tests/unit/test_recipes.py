@@ -411,6 +411,17 @@ def test_an_llm_with_other_shapes_than_its_config_is_refused(made, tmp_path):
     assert "the model's has 128" in str(error)
 
 
+def test_an_llm_with_fewer_positions_than_frames_is_refused(made, tmp_path):
+    llm = tmp_path / "mbart"
+    llm.mkdir()
+    fields = json.loads((made.path / "mbart" / "config.json").read_text(encoding="utf-8"))
+    (llm / "config.json").write_text(json.dumps(fields | {"max_position_embeddings": 32}))
+
+    error = problems_of(made.load("phoenix14t", "stage2", f"model.llm_dir={llm}"))
+
+    assert f"{llm}: the model has 32 positions, and data.max_frames, text.max" in str(error)
+
+
 def test_an_encoder_export_without_weights_is_refused(made, tmp_path):
     (tmp_path / "config.json").symlink_to(made.path / "stage1" / "export" / "config.json")
 

@@ -89,6 +89,22 @@ def test_a_blank_batch_teaches_nothing(stage: int, stage1: Stage1Model, stage2: 
     assert all(not gradient.any() for gradient in gradients)
 
 
+def test_a_blank_batch_leaves_the_statistics_of_the_encoder_as_they_are(stage1: Stage1Model):
+    blank = replace(batch_of(5, frames=torch.full((5, 3, 32, 32), 0.5)), is_blank=True)
+    before = {name: buffer.clone() for name, buffer in stage1.named_buffers()}
+
+    stage1.train()(blank).nats.backward()
+
+    assert len(before) > 60
+    assert all(buffer.equal(before[name]) for name, buffer in stage1.named_buffers())
+    stage1(replace(blank, is_blank=False))
+    assert not any(
+        buffer.equal(before[name])
+        for name, buffer in stage1.named_buffers()
+        if name.endswith("running_mean")
+    )
+
+
 def total(losses: list[LossSum]) -> tuple[Tensor, int]:
     nats = torch.stack([loss.nats for loss in losses]).sum()
     return nats, sum(int(loss.num_tokens) for loss in losses)

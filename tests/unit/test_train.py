@@ -5,6 +5,7 @@ import json
 import logging
 import signal
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +25,8 @@ from fla.run_folder import (
     step_of,
 )
 from fla.runtime import join_process_group
-from fla.train import plan_schedule
+from fla.train import _step_seed, plan_schedule
+from fla.vote import Wish
 from tests.helpers.training import Engine, Loader, Training
 
 
@@ -182,7 +184,7 @@ def test_a_run_that_a_signal_stops_saves_its_step_and_goes_on_as_if_nothing_had_
 
     assert str(error.value) == (
         f"{training.folder.path}: stopped by SIGTERM after step {step}, which is saved. The same "
-        "command goes on from there."
+        "command goes on from there (resume=auto, the default)."
     )
     assert error.value.exit_code == 75
     assert training.engine.num_steps == step
@@ -222,6 +224,69 @@ def test_checkpoints_are_saved_when_the_time_is_over_and_not_evaluated(tmp_path)
 
     assert [step_of(name) for name in training.checkpoints] == [1, 2, 3, 4, 5, 6]
     assert training.evaluated == [3, 6]
+
+
+class LateVote:
+    """Of several ranks: a wish is heard a step later."""
+
+    delay = 1
+
+    def __init__(self, **_: object) -> None:
+        self.last = Wish()
+
+    def cast(self, wish: Wish) -> Wish:
+        heard, self.last = self.last, wish
+        return heard
+
+    def hear_last(self) -> Wish:
+        return self.cast(Wish())
+
+
+def test_a_wish_to_save_that_is_heard_late_brings_no_second_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr("fla.train.Vote", LateVote)
+    training = Training(tmp_path, save_every_minutes=1e-9, keep_checkpoints=9)
+
+    training.run()
+
+    # Wished for after 1 and heard after 2, the wish of 2 came before that; 3 and 6 are evaluated.
+    assert [step_of(name) for name in training.checkpoints] == [2, 3, 5, 6]
+
+
+def test_a_run_that_goes_on_from_an_evaluation_has_its_mean_statistics(tmp_path):
+    evaluated, between = Training(tmp_path / "a"), Training(tmp_path / "b")
+
+    evaluated.run(state=TrainState(step=3, best_score=1.0, best_step=3, evaluated_step=3))
+    between.run(state=TrainState(step=4, best_score=1.0, best_step=3, evaluated_step=3))
+
+    assert (evaluated.engine.num_averages, between.engine.num_averages) == (1, 0)
+
+
+@pytest.mark.parametrize("seed", [1, 2**31 - 1])
+def test_every_seed_that_may_be_given_draws_something_of_its_own(seed):
+    places = [(seed, step, rank) for step in (1, 2, 10**7) for rank in (0, 1, 4095)]
+
+    draws = {torch.manual_seed(_step_seed(*it)).initial_seed() for it in places}
+
+    assert len(draws) == len(places)
+
+
+def test_the_frames_of_a_step_are_not_held_while_the_next_one_is_waited_for(tmp_path):
+    training = Training(tmp_path)
+    held: list[bool] = []
+
+    class Watched(Loader):
+        def epoch(self, epoch: int, *, first_step: int = 0) -> Iterator[Step[Tensor]]:
+            for _ in range(first_step, self.num_steps):
+                frames = torch.ones(2)
+                still_there = weakref.ref(frames)
+                yield Step(micro_batches=(frames,), num_tokens=2)
+                del frames
+                held.append(still_there() is not None)
+
+    training.loader = Watched()
+    training.run()
+
+    assert held == [False] * 5
 
 
 def test_a_checkpoint_of_another_run_is_evaluated_in_this_ones_folder(tmp_path):
