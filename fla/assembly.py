@@ -130,6 +130,7 @@ def read_stage_split(
         max_tokens=config.text.max_tokens,
         shuffle_videos=config.data.shuffle_videos,
         seed=config.seed,
+        skips_damaged=name == "train" and config.data.on_decode_error == "skip",
         runtime=runtime,
     )
 

@@ -51,6 +51,7 @@ def run_decoding(config: DecodeConfig) -> None:
         max_tokens=1_000_000,
         shuffle_videos=config.shuffle_videos,
         seed=config.seed,
+        skips_damaged=False,
         runtime=runtime,
     )
     folder = open_run_folder(Path(config.output_dir) if config.output_dir else export_dir.parent)

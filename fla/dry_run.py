@@ -101,6 +101,7 @@ def dry_run_decoding(config: DecodeConfig) -> None:
             max_tokens=_NO_LIMIT,
             shuffle_videos=config.shuffle_videos,
             seed=config.seed,
+            skips_damaged=False,
             runtime=_one_process(),
         )
     )
@@ -185,6 +186,7 @@ def _look_at_split(
         max_tokens=_NO_LIMIT if name == "test" else config.text.max_tokens,
         shuffle_videos=data.shuffle_videos,
         seed=config.seed,
+        skips_damaged=name == "train" and data.on_decode_error == "skip",
         runtime=_one_process(),
     )
 

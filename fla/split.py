@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +13,7 @@ from fla.data.decode.images import read_image_size
 from fla.data.decode.video import VideoFormat, read_format
 from fla.data.frame_folder import is_frame_folder, list_frames
 from fla.data.manifest import (
+    MAX_SENTENCES,
     Manifest,
     Sample,
     check_manifest,
@@ -92,6 +93,7 @@ def read_split(
     max_tokens: int,
     shuffle_videos: bool,
     seed: int,
+    skips_damaged: bool,
     runtime: Runtime,
 ) -> Split:
     """Read and check one split, and turn its sentences into tokens; every rank calls it.
@@ -106,6 +108,8 @@ def read_split(
         max_tokens: Longest target sentence.
         shuffle_videos: Deal the videos to other sentences: the signing-blind control.
         seed: Of that deal.
+        skips_damaged: Whether recordings that do not open are left to the loader, which leaves
+            their clips out and counts them.
         runtime: Of this rank; the log says how many clips its device decodes and how many not.
 
     Raises:
@@ -113,7 +117,7 @@ def read_split(
     """
     path = Path(manifest_dir) / f"{name}.tsv"
     manifest = read_manifest(path, video_root=video_root)
-    survey = ask_main(runtime, partial(_survey, manifest, runtime.decode_device))
+    survey = ask_main(runtime, partial(_survey, manifest, runtime.decode_device, skips_damaged))
     for line in describe_decoders(name, survey.kinds):
         log.info("%s", line)
     samples = manifest.samples
@@ -163,10 +167,17 @@ def describe_decoders(name: str, kinds: Mapping[tuple[str, Decoder], int]) -> li
     return [f"{name}: {count} clips of {kind}: {ways[way]}." for (kind, way), count in rows]
 
 
-def _survey(manifest: Manifest, decode_device: Literal["mixed", "cpu"]) -> _Survey:
+def _survey(
+    manifest: Manifest, decode_device: Literal["mixed", "cpu"], skips_damaged: bool
+) -> _Survey:
     check_manifest(manifest)
-    videos = _open_recordings(manifest.samples, manifest.root)
-    _check_ranges(manifest.path, manifest.samples, videos)
+    opened = _open_recordings(manifest.samples, manifest.root)
+    faults = {name: video for name, video in opened.items() if isinstance(video, DataError)}
+    if faults and not skips_damaged:
+        raise DataError("\n".join(_describe_faults(manifest, faults)))
+    videos = {name: video for name, video in opened.items() if isinstance(video, _Recording)}
+    samples = [sample for sample in manifest.samples if sample.video in videos]
+    _check_ranges(manifest.path, samples, videos)
     way = {name: choose_decoder(video.format, decode_device) for name, video in videos.items()}
     on_host = [
         video.format.width * video.format.height
@@ -175,19 +186,34 @@ def _survey(manifest: Manifest, decode_device: Literal["mixed", "cpu"]) -> _Surv
     ]
     aspects = [video.aspect for video in videos.values() if video.aspect is not None]
     return _Survey(
-        kinds=dict(Counter((videos[s.video].kind, way[s.video]) for s in manifest.samples)),
+        kinds=dict(Counter((videos[s.video].kind, way[s.video]) for s in samples)),
         full_frame_px=max(on_host, default=0),
         typical=summarize_clips(manifest.samples, aspects=aspects) if aspects else None,
     )
 
 
-def _open_recordings(samples: Sequence[Sample], root: Path) -> dict[str, _Recording]:
+def _describe_faults(manifest: Manifest, faults: Mapping[str, DataError]) -> Iterator[str]:
+    """A sentence for each of the first recordings, with a sample that it is of."""
+    sample_ids = {sample.video: sample.id for sample in reversed(manifest.samples)}
+    for video, fault in list(faults.items())[:MAX_SENTENCES]:
+        yield f"{manifest.path}: sample {sample_ids[video]}: {fault}"
+    if len(faults) > MAX_SENTENCES:
+        yield f"{len(faults) - MAX_SENTENCES} more recordings do not open."
+
+
+def _open_recordings(samples: Sequence[Sample], root: Path) -> dict[str, _Recording | DataError]:
     """Open every recording once, before any GPU is taken; reading its frames would take hours."""
     fps = {sample.video: sample.fps for sample in samples}
     # Evenly spread; to open an image of each folder would take as long as to list the folders.
     looked_at = set(list(fps)[:: -(-len(fps) // MAX_IMAGE_FOLDERS)])
 
-    def open_one(video: str) -> _Recording:
+    def open_one(video: str) -> _Recording | DataError:
+        try:
+            return look_at(video)
+        except DataError as error:
+            return error
+
+    def look_at(video: str) -> _Recording:
         path = root / video
         if is_frame_folder(path):
             return _Recording(

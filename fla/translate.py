@@ -1,6 +1,5 @@
 """Translate one's own videos with an exported model, through the very pipeline of training."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from fla.data.decode.video import in_range
 from fla.data.manifest import Sample
 from fla.data.memory import fit_frames
 from fla.data.pipeline import ClipError, choose_decoder
+from fla.data.processes import count_cores
 from fla.data.sampling import cut_in_order
 from fla.data.views import PlainView
 from fla.errors import DataError
@@ -83,7 +83,7 @@ class VideoTranslator:
             max_clips=_BATCH_SIZE,
             # How many a batch may have depends on the videos.
             frames_per_batch=1,
-            num_threads=min(os.cpu_count() or 1, _MAX_THREADS),
+            num_threads=min(count_cores(), _MAX_THREADS),
             host_memory_gib=host_memory_gib,
             full_frame_px=0,
         )

@@ -32,6 +32,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("manifest", type=Path, nargs="+", help="file that an importer wrote")
     parser.add_argument("output", type=Path, metavar="OUT_DIR", help="folder of the copies")
     parser.add_argument(
+        "--video-root", default="", metavar="DIR", help="folder of the videos, if they moved"
+    )
+    parser.add_argument(
         "--short-side-px",
         type=int,
         default=256,
@@ -80,7 +83,7 @@ def main() -> int:
             key_frame_every=words.key_frame_every,
         )
         check_target(target)
-        manifests = [read_manifest(path) for path in words.manifest]
+        manifests = [read_manifest(path, video_root=words.video_root) for path in words.manifest]
         for manifest in manifests:
             check_manifest(manifest)
         recordings = list_recordings(manifests, words.output)

@@ -1,11 +1,12 @@
 """Find the clips of a manifest that do not decode, before a training run meets them.
 
 Every frame of every clip is decoded in software, on all cores. What has been decoded is noted
-beside the manifest, so a check that was stopped goes on; clips that failed are tried again.
+beside the manifest, so a check that was stopped goes on; clips that failed, and those whose
+recording has changed, are tried again.
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from fla.data.decode.video import read_frames
 from fla.data.frame_folder import is_frame_folder
 from fla.data.manifest import Manifest, Sample
 from fla.data.processes import map_on_all_cores
+from fla.data.stamps import stamp_recordings
 from fla.errors import DataError
 
 # Frames are converted as for training, but nobody looks at them.
@@ -35,13 +37,14 @@ def find_bad_clips(manifest: Manifest, *, on_progress: Callable[[int, int], None
         A sentence for each clip that does not decode, in the manifest's order.
 
     Raises:
-        OSError: The notes beside the manifest cannot be written.
+        OSError: A recording cannot be looked at, or the notes beside the manifest not be written.
     """
     notes = notes_path(manifest.path)
     # The videos may have been moved, or encoded anew elsewhere, for the same manifest.
     what = f"{manifest.sha256} {manifest.root}"
     good = _read_notes(notes, what)
-    waiting = [sample for sample in manifest.samples if sample.id not in good]
+    stamps = stamp_recordings((sample.video for sample in manifest.samples), manifest.root)
+    waiting = [sample for sample in manifest.samples if good.get(sample.id) != stamps[sample.video]]
     done, total = len(manifest.samples) - len(waiting), len(manifest.samples)
     on_progress(done, total)
     bad: list[str] = []
@@ -54,7 +57,7 @@ def find_bad_clips(manifest: Manifest, *, on_progress: Callable[[int, int], None
         for sample, fault in zip(waiting, faults, strict=True):
             done += 1
             if fault is None:
-                file.write(f"{json.dumps(sample.id)}\n")
+                file.write(f"{json.dumps([sample.id, stamps[sample.video]])}\n")
                 file.flush()
             else:
                 bad.append(fault)
@@ -63,24 +66,31 @@ def find_bad_clips(manifest: Manifest, *, on_progress: Callable[[int, int], None
 
 
 def notes_path(manifest: Path) -> Path:
-    """Where the ids of clips that decode are noted: manifest and root first, then an id a line."""
+    """Where clips that decode are noted: manifest and root first, then id and stamp a line."""
     return manifest.with_name(f"{manifest.name}.checked")
 
 
-def _read_notes(path: Path, what: str) -> set[str]:
-    """Ids that decoded, if manifest and root are still the same."""
+def _read_notes(path: Path, what: str) -> dict[str, str]:
+    """Ids that decoded, if manifest and root are still the same, and the recordings' stamps."""
     if not path.is_file():
-        return set()
+        return {}
     first, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
     if first != what:
-        return set()
-    # A check that was killed may have written half of its last line.
-    return {json.loads(line) for line in lines if line.startswith('"') and line.endswith('"')}
+        return {}
+    good: dict[str, str] = {}
+    for line in lines:
+        try:
+            id_, stamp = json.loads(line)
+        except ValueError:
+            # A check that was killed may have written half of its last line.
+            continue
+        good[id_] = stamp
+    return good
 
 
-def _write_notes(path: Path, what: str, good: Iterable[str]) -> None:
+def _write_notes(path: Path, what: str, good: Mapping[str, str]) -> None:
     # Whole lines again, also where the last one was cut.
-    lines = [what, *map(json.dumps, sorted(good))]
+    lines = [what, *map(json.dumps, sorted(good.items()))]
     unfinished = path.with_name(f"{path.name}.unfinished")
     unfinished.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     unfinished.replace(path)

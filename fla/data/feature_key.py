@@ -12,6 +12,7 @@ from pathlib import Path
 from fla.data.clips import PIXEL_RULE
 from fla.data.feature_shards import DTYPE
 from fla.data.manifest import Sample, fingerprint
+from fla.data.stamps import stamp_recordings
 from fla.data.views import PlainView
 
 FORMAT_VERSION = 1
@@ -94,16 +95,8 @@ def _hash_samples(samples: Sequence[Sample]) -> str:
 
 
 def _hash_recordings(videos: Iterable[str], root: Path) -> str:
-    lines = []
-    for video in sorted(videos):
-        stat = _existing(root / video).stat()
-        lines.append(f"{video}\t{stat.st_size}\t{stat.st_mtime_ns}")
-    return _hash_lines(lines)
-
-
-def _existing(path: Path) -> Path:
-    """The path, or the archive that it leads into."""
-    return next((place for place in (path, *path.parents) if place.exists()), path)
+    stamps = stamp_recordings(sorted(videos), root)
+    return _hash_lines(f"{video}\t{stamp}" for video, stamp in stamps.items())
 
 
 def _hash_lines(lines: Iterable[str]) -> str:

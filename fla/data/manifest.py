@@ -78,7 +78,8 @@ def read_manifest(path: Path, *, video_root: str = "") -> Manifest:
     """
     try:
         data = path.read_bytes()
-        text = data.decode()
+        # Editors put a mark in front.
+        text = data.decode("utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{path} does not exist. Import the corpus first.") from None
     except UnicodeDecodeError as error:
@@ -86,6 +87,7 @@ def read_manifest(path: Path, *, video_root: str = "") -> Manifest:
         raise DataError(f"{path}:{line}: not UTF-8. Save the file as UTF-8.") from None
 
     first_line, _, table = text.partition("\n")
+    first_line = first_line.rstrip("\r")
     if not first_line.startswith(_MAGIC):
         raise DataError(
             f"{path}:1: a manifest begins with '{_MAGIC}PATH', not with '{first_line[:40]}'. "
@@ -133,7 +135,7 @@ def check_manifest(manifest: Manifest) -> None:
     if not manifest.root.is_dir():
         raise DataError(
             f"{manifest.path}:1: the folder of the videos, {manifest.root}, does not exist. "
-            "Put the videos there, or name their folder in data.video_root."
+            "Put the videos there, or name their folder in data.video_root (tools: --video-root)."
         )
     faults = [
         f"{manifest.path}:{line}: {fault}"
@@ -294,7 +296,7 @@ def _faults(sample: Sample, repeats: int | None, has_video: bool, root: Path) ->
     if not has_video:
         yield (
             f"the video of {sample.id}, {root / sample.video}, does not exist. "
-            "Put it there, or name the videos' folder in data.video_root."
+            "Put it there, or name the videos' folder in data.video_root (tools: --video-root)."
         )
 
 

@@ -15,6 +15,13 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+def count_cores() -> int:
+    """Cores that this process may use: of a job's share, not of the whole machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def map_on_all_cores(
     function: Callable[[Item], Result], items: Sequence[Item], *, at_once: int = 1
 ) -> Generator[Result, None, None]:
@@ -33,7 +40,7 @@ def map_on_all_cores(
         FlaError: A process was killed.
     """
     chunks = [items[first : first + at_once] for first in range(0, len(items), at_once)]
-    workers = max(1, min(os.cpu_count() or 1, len(chunks)))
+    workers = max(1, min(count_cores(), len(chunks)))
     others = set(multiprocessing.active_children())
     # Started anew and not forked: the caller's process may hold threads and locks.
     context = multiprocessing.get_context("spawn")

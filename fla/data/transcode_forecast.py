@@ -14,7 +14,7 @@ import numpy as np
 
 from fla.data.decode.encode import Target, encode_video
 from fla.data.decode.video import probe_video, read_frames
-from fla.data.processes import map_on_all_cores
+from fla.data.processes import count_cores, map_on_all_cores
 from fla.data.transcode import Recording
 from fla.errors import DataError
 
@@ -46,7 +46,7 @@ class Forecast:
             f"{self.bytes_now / 1e9:.3g} GB now, about {self.bytes_then / 1e9:.3g} GB then; "
             f"{self.fps_now:.0f} frames decoded in a CPU second now, {self.fps_then:.0f} then: "
             f"{self.fps_then / self.fps_now:.1f} times as fast; about "
-            f"{_in_words(self.duration_s)} on {os.cpu_count()} idle cores. "
+            f"{_in_words(self.duration_s)} on {count_cores()} idle cores. "
             f"Measured on {self.num_seconds:.0f} s of {self.num_recordings} recordings."
         )
 
@@ -93,7 +93,7 @@ def _extrapolate(recordings: Sequence[Recording], trials: Sequence[_Trial]) -> F
     num_frames = sum(trial.num_frames for trial in trials)
     # One recording is the work of one core.
     largest_share = recordings[0].num_bytes / bytes_now
-    share = max(1 / (os.cpu_count() or 1), largest_share)
+    share = max(1 / count_cores(), largest_share)
     return Forecast(
         num_recordings=len(trials),
         num_seconds=sum(trial.num_seconds for trial in trials),

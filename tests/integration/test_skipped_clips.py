@@ -72,6 +72,25 @@ def test_bad_clips_are_left_out_on_all_ranks_and_listed(damaged, tmp_path):
 
 
 @pytest.mark.slow
+def test_clips_of_a_recording_that_does_not_open_are_left_out_like_others(corpus, tmp_path):
+    source = shutil.copytree(corpus.source, tmp_path / "source")
+    manifest = read_manifest(corpus.manifests / "train.tsv", video_root=str(source))
+    video = manifest.samples[0].video
+    (manifest.root / video).write_bytes(b"no video")
+    folder = RunFolder(tmp_path / "run")
+    words = [*corpus.stage1(folder.path), f"data.video_root={source}", "train.max_steps=3"]
+
+    stopped = run(on_ranks(*words))
+    run_well(on_ranks(*words, "data.on_decode_error=skip", "data.max_skipped_fraction=0.9"))
+
+    bad_ids = [sample.id for sample in manifest.samples if sample.video == video]
+    assert stopped.returncode == 1
+    assert f"sample {bad_ids[0]}: {manifest.root / video} does not decode" in stopped.stderr
+    listed = [line.split("\t")[0] for line in folder.skipped_tsv.read_text().splitlines()]
+    assert sorted(listed) == sorted(bad_ids)
+
+
+@pytest.mark.slow
 def test_more_bad_clips_than_allowed_end_the_run(damaged, tmp_path):
     words = [f"run_dir={tmp_path / 'run'}", "data.on_decode_error=skip"]
 

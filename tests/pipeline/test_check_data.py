@@ -56,6 +56,13 @@ def damage(path: Path, *, first: float, last: float) -> bytes:
     return before
 
 
+def spoil_unseen(path: Path) -> None:
+    """Overwrite a file so that neither size nor time tells of it."""
+    about = path.stat()
+    path.write_bytes(bytes(about.st_size))
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+
+
 def test_clips_that_do_not_decode_are_named_and_the_others_are_not(tmp_path: Path):
     manifest = read_manifest(write_corpus(tmp_path))
     (tmp_path / "images" / "2.png").write_bytes(b"")
@@ -78,7 +85,7 @@ def test_a_second_check_decodes_only_what_failed(tmp_path: Path):
     image.write_bytes(b"")
     first, _ = check(manifest)
     # Nobody may open it again.
-    (tmp_path / "recording.mp4").write_bytes(b"")
+    spoil_unseen(tmp_path / "recording.mp4")
     image.write_bytes(good)
 
     second, told = check(manifest)
@@ -86,6 +93,19 @@ def test_a_second_check_decodes_only_what_failed(tmp_path: Path):
     assert [fault.partition(":")[0] for fault in first] == ["images"]
     assert second == []
     assert told[0] == (4, 5)
+
+
+@pytest.mark.parametrize("name", ["recording.mp4", "images/2.png"])
+def test_a_recording_that_has_changed_is_decoded_again(tmp_path: Path, name: str):
+    manifest = read_manifest(write_corpus(tmp_path))
+    first, _ = check(manifest)
+
+    damage(tmp_path / name, first=0.3, last=0.9)
+    second, told = check(manifest)
+
+    assert first == []
+    assert second
+    assert told[0] == ((1, 5) if name == "recording.mp4" else (4, 5))
 
 
 def test_a_check_that_was_killed_in_a_line_goes_on(tmp_path: Path):

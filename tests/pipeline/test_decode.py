@@ -11,6 +11,7 @@ import av
 import numpy as np
 import pytest
 
+from fla.data.decode.encode import Target, encode_video
 from fla.data.decode.video import (
     EncodedRange,
     copy_range,
@@ -325,6 +326,9 @@ def test_a_title_that_is_no_utf8_does_not_matter(tmp_path: Path):
     path.write_bytes(data.replace(b"VideoHandler", b"Vid\xe9oHandler"))
 
     assert len(probe_video(path).frame_times) == NUM_FRAMES
+    copy = tmp_path / "copy.mp4"
+    encode_video(path, copy, Target(codec="h264", crf=23, short_side_px=32, key_frame_every=12))
+    assert len(probe_video(copy).frame_times) == NUM_FRAMES
 
 
 def test_damage_inside_a_recording_ends_with_a_sentence(h264: Path, tmp_path: Path):

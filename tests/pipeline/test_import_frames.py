@@ -29,7 +29,9 @@ PHOENIX_TRAIN = [
     ("11August_2010_Wednesday_tagesschau-1", "Signer01", 'das wort "sonne" ist kein zitat'),
     ("12August_2010_Thursday_tagesschau-9", "Signer03", "dieses video fehlt"),
 ]
-PHOENIX_OTHER = [("31May_2011_Tuesday_tagesschau-4295", "Signer05", "guten abend")]
+PHOENIX_DEV = [("31May_2011_Tuesday_tagesschau-4295", "Signer05", "guten abend")]
+PHOENIX_TEST = [("25October_2010_Monday_tagesschau-17", "Signer04", "guten abend")]
+PHOENIX = {"train": PHOENIX_TRAIN, "dev": PHOENIX_DEV, "test": PHOENIX_TEST}
 
 
 def write_frames(folder: Path, *, num_frames: int, first: int, pattern: str) -> None:
@@ -41,7 +43,7 @@ def write_frames(folder: Path, *, num_frames: int, first: int, pattern: str) -> 
 def write_phoenix(root: Path) -> Path:
     base = root / "PHOENIX-2014-T-release-v3" / "PHOENIX-2014-T"
     frames = base / "features" / "fullFrame-210x260px"
-    for split, rows in (("train", PHOENIX_TRAIN), ("dev", PHOENIX_OTHER), ("test", PHOENIX_OTHER)):
+    for split, rows in PHOENIX.items():
         path = base / "annotations" / "manual" / f"PHOENIX-2014-T.{split}.corpus.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = [f"{n}|{n}/1/*.png|-1|-1|{who}|GLOSS|{text}" for n, who, text in rows]
@@ -51,7 +53,7 @@ def write_phoenix(root: Path) -> Path:
                 frames / split / name, num_frames=5 + index, first=1, pattern="images{:04d}.png"
             )
     # What the real download has beside the images.
-    (frames / "dev" / PHOENIX_OTHER[0][0] / "createDnnTrainingLabels-profile.py.lprof").touch()
+    (frames / "dev" / PHOENIX_DEV[0][0] / "createDnnTrainingLabels-profile.py.lprof").touch()
     write_frames(frames / "train" / "nobody", num_frames=1, first=1, pattern="images{:04d}.png")
     return base
 
@@ -152,7 +154,7 @@ def write_labels(path: Path, content: object) -> Path:
 def test_label_files_of_others_stand_in_for_the_annotation(layout: str, tmp_path: Path):
     write_phoenix(tmp_path / "download")
     labels = {}
-    for split, rows in (("train", PHOENIX_TRAIN), ("dev", PHOENIX_OTHER), ("test", PHOENIX_OTHER)):
+    for split, rows in PHOENIX.items():
         entries = [
             {"name": f"{split}/{name}", "signer": who, "text": f"{text} .", "gloss": "GLOSS"}
             for name, who, text in rows
@@ -166,6 +168,58 @@ def test_label_files_of_others_stand_in_for_the_annotation(layout: str, tmp_path
     assert [sample.id for sample in samples] == [name for name, _, _ in PHOENIX_TRAIN[:2]]
     assert samples[0].sentence == "tiefer luftdruck bestimmt das wetter ."
     assert samples[0].signer == "Signer08"
+
+
+def test_who_signs_is_known_by_the_annotation_where_a_label_file_does_not_say(tmp_path: Path):
+    write_phoenix(tmp_path / "download")
+    entries = [{"name": f"train/{name}", "text": "x"} for name, _, _ in PHOENIX_TRAIN]
+    labels = {"train": write_labels(tmp_path / "labels.train", entries)}
+
+    import_phoenix(tmp_path / "download", tmp_path / "out", labels)
+
+    samples = read_manifest(tmp_path / "out" / "train.tsv").samples
+    assert [sample.signer for sample in samples] == ["Signer08", "Signer01"]
+
+
+def test_who_signs_in_csl_daily_is_in_the_names_of_a_label_file(tmp_path: Path):
+    write_csl(tmp_path / "csl")
+    entries = [{"name": "S000001_P0010_T00", "text": "x"}]
+    labels = {"train": write_labels(tmp_path / "labels.train", entries)}
+
+    import_csl(tmp_path / "csl", tmp_path / "out", labels)
+
+    assert [s.signer for s in read_manifest(tmp_path / "out" / "train.tsv").samples] == ["10"]
+
+
+def test_a_file_that_is_given_for_two_splits_is_refused(tmp_path: Path):
+    write_csl(tmp_path / "csl")
+    train = write_labels(tmp_path / "labels.train", [{"name": "S000001_P0010_T00", "text": "x"}])
+
+    with pytest.raises(
+        DataError, match=rf"^{train}: 1 clips of dev are also in train, such as S000001_P0010_T00"
+    ):
+        import_csl(tmp_path / "csl", tmp_path / "out", {"train": train, "dev": train})
+
+    assert not list((tmp_path / "out").glob("*.tsv"))
+
+
+def test_a_folder_that_cannot_be_listed_drops_its_row_alone(tmp_path: Path, monkeypatch):
+    write_phoenix(tmp_path / "download")
+    name = PHOENIX_TRAIN[0][0]
+    iterdir = Path.iterdir
+
+    def failing_iterdir(self: Path):
+        if self.name == name:
+            raise OSError(5, "Input/output error")
+        return iterdir(self)
+
+    monkeypatch.setattr(Path, "iterdir", failing_iterdir)
+
+    train = import_phoenix(tmp_path / "download", tmp_path / "out").splits["train"]
+
+    assert train.samples_written == 1
+    assert (train.dropped[0].id, train.dropped[0].rule) == (name, "unreadable recording")
+    assert "Input/output error" in train.dropped[0].reason
 
 
 class Evil:
@@ -256,8 +310,9 @@ def write_csl(source: Path, *, pickled: bool = False) -> None:
         write_frames(folder, num_frames=4, first=0, pattern="{:06d}.jpg")
 
 
-def import_csl(source: Path, output: Path) -> ImportReport:
-    return import_csl_daily(source, output, on_progress=lambda done, total: None)
+def import_csl(source: Path, output: Path, labels: dict[str, Path] | None = None) -> ImportReport:
+    options = Options(labels=labels or {})
+    return import_csl_daily(source, output, options=options, on_progress=lambda done, total: None)
 
 
 def sentences(output: Path, split: str) -> Sequence[str]:

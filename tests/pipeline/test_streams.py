@@ -11,6 +11,7 @@ from av.stream import Disposition
 from numpy.typing import NDArray
 from PIL import Image
 
+from fla.data.decode.encode import Target, encode_video
 from fla.data.decode.images import read_image_frames
 from fla.data.decode.video import probe_video, read_format, read_frames
 from fla.data.pipeline import ClipPipeline, ClipRequest, choose_decoder
@@ -145,6 +146,9 @@ def test_a_cover_picture_before_the_video_is_not_the_video(tmp_path: Path):
     assert read_format(path).codec == "h264"
     assert len(probe_video(path).frame_times) == NUM_FRAMES
     np.testing.assert_array_equal(read(path), images)
+    copy = tmp_path / "copy.mp4"
+    encode_video(path, copy, Target(codec="h264", crf=23, short_side_px=64, key_frame_every=12))
+    assert len(probe_video(copy).frame_times) == NUM_FRAMES
 
 
 @pytest.mark.parametrize("main", [0, 1])

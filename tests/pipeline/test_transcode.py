@@ -391,6 +391,10 @@ def test_the_same_manifests_work_with_the_copies(tmp_path: Path):
 
     dry = run_well(tool(path, output, "--dry-run"))
     existed = output.exists()
+    (tmp_path / "videos").rename(tmp_path / "moved")
+    moved = run(tool(path, output, "--dry-run"))
+    moved_dry = run_well(tool(path, output, "--dry-run", "--video-root", str(tmp_path / "moved")))
+    (tmp_path / "moved").rename(tmp_path / "videos")
     done = run_well(tool([tmp_path / "dev.tsv", path], output))
     again = run_well(tool(path, output))
 
@@ -400,7 +404,9 @@ def test_the_same_manifests_work_with_the_copies(tmp_path: Path):
     for before, after in zip(manifest.samples, copies.samples, strict=True):
         assert before == after
     assert not existed
-    for words in (dry.stdout, done.stdout):
+    assert moved.returncode == 1
+    assert moved.stderr.endswith("in data.video_root (tools: --video-root).\n")
+    for words in (dry.stdout, moved_dry.stdout, done.stdout):
         assert "3 recordings, 0 have their copies." in words
         assert "times as fast; about " in words
     assert "3 copies made, 0 recordings have none." in done.stdout

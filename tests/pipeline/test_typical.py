@@ -16,6 +16,7 @@ from fla.description import (
     read_description,
     write_description,
 )
+from fla.errors import DataError
 from fla.runtime import Runtime
 from fla.split import Split, read_split
 from fla.text.codec import train_codec
@@ -40,7 +41,7 @@ DESCRIPTION = Description(
 )
 
 
-def read(folder: Path, **fps: float) -> Split:
+def read(folder: Path, *, skips_damaged: bool = False, **fps: float) -> Split:
     samples = [
         Sample(
             id=name, video=name.replace("_", "."), start_s=0.0, end_s=1.0, fps=rate, num_frames=1,
@@ -57,8 +58,28 @@ def read(folder: Path, **fps: float) -> Split:
         max_tokens=9,
         shuffle_videos=False,
         seed=1,
+        skips_damaged=skips_damaged,
         runtime=RUNTIME,
     )
+
+
+def test_recordings_that_do_not_open_are_named_or_left_to_the_loader(tmp_path):
+    write_video(tmp_path / "good.mp4", num_frames=30, size=64)
+    for name in ("bad.mp4", "worse.mp4"):
+        (tmp_path / name).write_bytes(b"no video")
+    clips = {"good_mp4": 15.0, "bad_mp4": 15.0, "worse_mp4": 15.0}
+
+    with pytest.raises(DataError) as told:
+        read(tmp_path, **clips)
+    split = read(tmp_path, skips_damaged=True, **clips)
+
+    first, second = str(told.value).splitlines()
+    assert first.startswith(
+        f"{tmp_path / 'train.tsv'}: sample bad_mp4: {tmp_path / 'bad.mp4'} does"
+    )
+    assert "sample worse_mp4: " in second
+    assert split.ids == list(clips)
+    assert split.typical is not None and split.typical.aspect_low == 1.0
 
 
 def test_a_split_knows_rates_and_shapes_of_its_recordings(tmp_path):

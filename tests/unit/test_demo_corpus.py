@@ -217,6 +217,25 @@ def test_the_command_repeats_a_corpus_byte_for_byte(corpus: Path, tmp_path: Path
         assert (corpus / file).read_bytes() == (tmp_path / file).read_bytes(), file
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (["--size-px=33"], 2, "error: --size-px (33) must be even and at least 32."),
+        (["--size-px=0"], 2, "error: --size-px (0) must be even and at least 32."),
+        ([], 1, "error: "),
+    ],
+)
+def test_mistakes_are_one_sentence(tmp_path: Path, words: list[str], code: int, sentence: str):
+    (tmp_path / "file").touch()
+    command = [sys.executable, str(TOOL), str(tmp_path / "file"), *words]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert done.returncode == code
+    assert done.stderr.startswith(sentence)
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_a_recording_is_the_same_file_every_time(tmp_path: Path):
     rng = np.random.default_rng(5)
     recording = plan_recording(tuple(draw_long(rng) for _ in range(8)), seed=(3, 1))

@@ -417,6 +417,32 @@ def test_a_recording_that_was_replaced_is_in_the_key(root: Path):
     assert describe_differences(before, facts_of(root)) == "recordings that have changed since"
 
 
+def test_an_image_that_was_changed_in_its_place_is_in_the_key(root: Path):
+    (root / "video1.mp4").unlink()
+    (root / "video1.mp4").mkdir()
+    image = root / "video1.mp4" / "1.png"
+    image.write_bytes(b"image")
+    before = facts_of(root)
+    folder = (root / "video1.mp4").stat()
+
+    image.write_bytes(b"other")
+    os.utime(image, ns=(0, 1))
+
+    assert (root / "video1.mp4").stat() == folder
+    assert describe_differences(before, facts_of(root)) == "recordings that have changed since"
+
+
+def test_a_folder_of_images_that_was_copied_with_its_times_is_the_same(root: Path):
+    folder = root / "video1.mp4"
+    folder.unlink()
+    folder.mkdir()
+    (folder / "1.png").write_bytes(b"image")
+    before = facts_of(root)
+    os.utime(folder, ns=(0, 1))
+
+    assert facts_of(root) == before
+
+
 def test_sentences_and_the_order_of_rows_are_not(root: Path):
     renamed = [replace(sample, sentence="Another one.") for sample in reversed(SAMPLES)]
 

@@ -64,6 +64,16 @@ def test_lines_are_those_of_the_file_after_a_sentence_of_two_lines(tmp_path: Pat
         check_manifest(manifest)
 
 
+def test_what_an_editor_on_windows_adds_changes_no_sample(tmp_path: Path):
+    before = written(tmp_path, a_sample(0), a_sample(1))
+    path = tmp_path / "train.tsv"
+
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    after = read_manifest(path)
+
+    assert (after.root, after.samples) == (before.root, before.samples)
+
+
 def test_hash_is_that_of_the_file(tmp_path: Path):
     manifest = written(tmp_path, a_sample())
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fla.data.processes import map_on_all_cores
+from fla.data.processes import count_cores, map_on_all_cores
 from fla.errors import FlaError
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +49,16 @@ def is_running(process_id: int) -> bool:
         return "\nState:\tZ" not in Path(f"/proc/{process_id}/status").read_text()
     except OSError:
         return False
+
+
+def test_cores_are_those_that_this_process_may_use():
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert count_cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert count_cores() == len(allowed)
 
 
 def test_results_come_in_the_order_of_the_items():

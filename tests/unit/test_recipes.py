@@ -353,7 +353,7 @@ def test_a_missing_video_is_told_in_one_sentence(made, tmp_path):
     assert str(error) == (
         f"{manifests}/dev.tsv:3: the video of dev00000000_0-3-rgb_front, {made.path}/how2sign"
         "/download/video_level/val/rgb_front/raw_videos/gone.mp4, does not exist. Put it there, or "
-        "name the videos' folder in data.video_root."
+        "name the videos' folder in data.video_root (tools: --video-root)."
     )
 
 

@@ -1,15 +1,16 @@
 """The corpus as a whole: which sentences go where, and the files in How2Sign's layout."""
 
 import csv
-import multiprocessing
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from fla.data.datasets import GENERATED_NOTE
+from fla.data.processes import map_on_all_cores
 
 from .language import Sentence, draw_long, draw_short, one_sign
 from .recording import Recording, Row, plan_recording, write_recording
@@ -141,13 +142,10 @@ def write_videos(
     jobs: list[tuple[Recording, Path]], *, size_px: int, on_progress: Callable[[int, int], None]
 ) -> None:
     """Draw and encode on all cores."""
-    # Spawned, not forked: a caller's threads (torch's, a test's) do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(mp_context=context) as pool:
-        futures = [
-            pool.submit(write_recording, recording, folder, size_px=size_px)
-            for recording, folder in jobs
-        ]
-        for done, future in enumerate(as_completed(futures), start=1):
-            future.result()
-            on_progress(done, len(futures))
+    with closing(map_on_all_cores(partial(_write, size_px=size_px), jobs)) as written:
+        for done, _ in enumerate(written, start=1):
+            on_progress(done, len(jobs))
+
+
+def _write(job: tuple[Recording, Path], *, size_px: int) -> None:
+    write_recording(*job, size_px=size_px)

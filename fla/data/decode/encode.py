@@ -23,6 +23,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from fla.data.decode.container import open_video
 from fla.data.decode.video import probe_video
 from fla.errors import DataError
 
@@ -175,29 +176,21 @@ def _noise(number: int) -> av.VideoFrame:
 def _decode(path: Path, times: NDArray[np.float64]) -> Iterator[av.VideoFrame]:
     """All frames of a recording, in order, each at the time that the container promises."""
     number = 0
-    try:
-        with av.open(path) as container:
-            stream = container.streams.video[0]
-            # Recordings are encoded side by side; threads within one would wait for each other.
-            stream.codec_context.thread_count = 1
-            first_s = None
-            for frame in container.decode(stream):
-                now_s = float((frame.pts or 0) * (stream.time_base or 0))
-                first_s = now_s if first_s is None else first_s
-                due_s = times[number] if number < len(times) else math.inf
-                # What a decoder makes up for damage would look like a picture in the copy.
-                if abs(now_s - first_s - due_s) > TIME_TOLERANCE_S or frame.is_corrupt:
-                    break
-                yield frame
-                number += 1
-            else:
-                if number == len(times):
-                    return
-    except av.FFmpegError as error:
-        raise DataError(
-            f"{path} does not decode: {error.strerror or 'FFmpeg gives no reason'}. "
-            "Replace the file, or leave it out."
-        ) from error
+    # As all others open it: titles need not be UTF-8, and a cover is no video.
+    with open_video(path, options={}) as (container, stream):
+        first_s = None
+        for frame in container.decode(stream):
+            now_s = float((frame.pts or 0) * (stream.time_base or 0))
+            first_s = now_s if first_s is None else first_s
+            due_s = times[number] if number < len(times) else math.inf
+            # What a decoder makes up for damage would look like a picture in the copy.
+            if abs(now_s - first_s - due_s) > TIME_TOLERANCE_S or frame.is_corrupt:
+                break
+            yield frame
+            number += 1
+        else:
+            if number == len(times):
+                return
     raise DataError(
         f"{path} does not decode: of its {len(times)} frames, the one at "
         f"{times[min(number, len(times) - 1)]:.3f} s is missing or damaged. "

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fla.data.importers.clips import ClipRow
@@ -42,7 +42,10 @@ def read_rows(
         OSError: a file cannot be read.
     """
     annotations = dict(labels)
-    rows = {split: label_rows(path) for split, path in labels.items()}
+    rows = {
+        split: [replace(row, signer=row.signer or _signer(row.id)) for row in label_rows(path)]
+        for split, path in labels.items()
+    }
     official = [split for split in SPLITS if split not in labels]
     if not official:
         return annotations, rows, []

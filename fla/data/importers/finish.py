@@ -5,7 +5,7 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 from fla.data.importers.options import Options
@@ -50,9 +50,11 @@ def finish_import(
         remarks: What holds for all splits and is to be known first, a sentence each.
 
     Raises:
-        DataError: a split has no row, or none that became a sample. Nothing has been written then.
+        DataError: a split has no row, or none that became a sample, or two have the same one.
+            Nothing has been written then.
     """
     faults = [fault for name, split in splits.items() for fault in _faults(name, split)]
+    faults += _shared(splits)
     if faults:
         raise DataError("\n".join(faults))
     train = {sample.sentence for sample in splits["train"].samples}
@@ -88,6 +90,21 @@ def _faults(name: str, split: ImportedSplit) -> list[str]:
         f"the first is {first.id}: {first.reason.rstrip('.')}. Check that videos and annotation "
         "are of the same split."
     ]
+
+
+def _shared(splits: Mapping[str, ImportedSplit]) -> list[str]:
+    """A sentence for each two splits that have clips of the same names."""
+    ids = {name: [sample.id for sample in split.samples] for name, split in splits.items()}
+    faults = []
+    for one, other in combinations(splits, 2):
+        known = set(ids[one])
+        both = [id for id in ids[other] if id in known]
+        if both:
+            faults.append(
+                f"{splits[other].annotation}: {len(both)} clips of {other} are also in {one}, such "
+                f"as {both[0]}. Name each split's own file, or remove them from one."
+            )
+    return faults
 
 
 def _ids(splits: Mapping[str, ImportedSplit]) -> set[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from fla.data.frame_folder import find_gap, list_frames
@@ -30,22 +31,28 @@ def list_clips(
         on_progress: Called with folders read so far and their total number.
 
     Returns:
-        What is in the folders that have images; an error where images are missing between others.
+        What is in the folders that have images; an error where images are missing between others,
+        or the folder cannot be read.
     """
     unique = list(dict.fromkeys(paths))
     clips: dict[Path, Clip | DataError] = {}
     on_progress(0, len(unique))
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        for done, (path, names) in enumerate(
-            zip(unique, pool.map(list_frames, unique), strict=True), start=1
-        ):
-            if names:
-                clips[path] = _describe(path, names, fps)
+        found = pool.map(partial(_look_at, fps=fps), unique)
+        for done, (path, clip) in enumerate(zip(unique, found, strict=True), start=1):
+            if clip is not None:
+                clips[path] = clip
             on_progress(done, len(unique))
     return clips
 
 
-def _describe(path: Path, names: Sequence[str], fps: float) -> Clip | DataError:
+def _look_at(path: Path, *, fps: float) -> Clip | DataError | None:
+    try:
+        names = list_frames(path)
+    except DataError as error:
+        return error
+    if not names:
+        return None
     gap = find_gap(names)
     if gap is not None:
         return DataError(

@@ -5,6 +5,7 @@ PHOENIX-2014-T/features/fullFrame-210x260px/{train,dev,test}/NAME/images0001.png
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from fla.data.datasets import PHOENIX14T
@@ -66,7 +67,9 @@ def import_phoenix14t(
     annotations = {split: labels.get(split, _annotation(root, split)) for split in SPLITS}
     _check_layout(root, [path for split, path in annotations.items() if split not in labels])
     rows = {
-        split: label_rows(path) if split in labels else list(_official_rows(path))
+        split: _with_signers(label_rows(path), _annotation(root, split))
+        if split in labels
+        else list(_official_rows(path))
         for split, path in annotations.items()
     }
     output.mkdir(parents=True, exist_ok=True)
@@ -118,6 +121,14 @@ def _check_layout(root: Path, annotations: Sequence[Path]) -> None:
     ]
     if faults:
         raise DataError("\n".join(faults))
+
+
+def _with_signers(rows: Sequence[ClipRow], official: Path) -> list[ClipRow]:
+    """The rows of a label file; who signs is known by the official annotation, where that is."""
+    signers: dict[str, str] = {}
+    if official.is_file():
+        signers = {row.id: row.signer for row in _official_rows(official)}
+    return [replace(row, signer=row.signer or signers.get(row.id, "")) for row in rows]
 
 
 def _official_rows(path: Path) -> Iterator[ClipRow]:
