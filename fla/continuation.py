@@ -1,11 +1,14 @@
 """Whether a run folder holds this very run: answered without torch, by its records alone."""
 
 import logging
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fla.config.load import flatten, load_config
 from fla.errors import ConfigError
+from fla.provenance import SLURM_JOB, read_starts
 from fla.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -42,6 +45,20 @@ FREE_ON_RESUME = (
     "tracking.experiment",
     "tracking.pipeline",
 )
+
+
+def begin_once(config: Any) -> Any:
+    """The settings of a job that Slurm has queued again: `resume=none` is for its first start.
+
+    The job may have been queued again before it came to that.
+    """
+    if config.resume != "none" or os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
+        return config
+    starts = read_starts(RunFolder(Path(config.run_dir)))
+    if not starts or starts[0].get("slurm_job") != os.environ.get(SLURM_JOB):
+        return config
+    log.info("This job has begun %s anew already, and goes on with it.", config.run_dir)
+    return replace(config, resume="auto")
 
 
 def is_finished(config: Any) -> bool:

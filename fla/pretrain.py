@@ -11,7 +11,7 @@ import torch
 
 from fla.config.deepspeed import read_deepspeed_config
 from fla.config.schema import PretrainConfig
-from fla.continuation import is_finished
+from fla.continuation import begin_once, is_finished
 from fla.engine import open_engine
 from fla.errors import DataError
 from fla.models.light_t import build_small_mbart
@@ -38,6 +38,7 @@ def run_pretraining(config: PretrainConfig) -> None:
         FlaError: Something that the user can fix.
     """
     runtime = start_runtime()
+    config = begin_once(config)
     if not is_finished(config):
         _train_and_export(config, runtime)
     stop_runtime()

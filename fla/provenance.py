@@ -1,14 +1,17 @@
 """What a run was made of: the code, the packages, the machines, the manifests."""
 
 import json
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from fla.run_folder import RunFolder, write_json
 
+SLURM_JOB = "SLURM_JOB_ID"
 _PACKAGES = (
     "torch torchvision transformers deepspeed nvidia-dali-cuda130 av mlflow omegaconf "
     "sacrebleu rouge-score sentencepiece numpy"
@@ -32,6 +35,7 @@ def write_provenance(
     start = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": list(command),
+        "slurm_job": os.environ.get(SLURM_JOB, ""),
         "git": read_git_state(),
         "versions": read_versions(),
         "devices": list(devices),
@@ -39,6 +43,15 @@ def write_provenance(
         "earlier_starts": earlier,
     }
     write_json(run.provenance_json, start)
+
+
+def read_starts(run: RunFolder) -> list[dict[str, Any]]:
+    """All starts of a run, the first one first; empty where that is not known."""
+    try:
+        last = json.loads(run.provenance_json.read_text(encoding="utf-8"))
+        return [*last["earlier_starts"], last]
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
 
 
 def read_git_state(folder: Path = Path(__file__).parent) -> dict[str, object] | None:

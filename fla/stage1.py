@@ -21,7 +21,7 @@ from fla.assembly import (
 from fla.build import build_stage1
 from fla.checkpoint_export import write_model
 from fla.config.schema import Stage1Config, Stage1OptimConfig
-from fla.continuation import is_finished
+from fla.continuation import begin_once, is_finished
 from fla.description import Description, EncoderShape
 from fla.engine import open_engine
 from fla.export import stored_tensors, write_export
@@ -42,6 +42,7 @@ def run_stage1(config: Stage1Config) -> None:
         FlaError: Something that the user can fix.
     """
     runtime = start_runtime(patience_minutes=config.train.patience_minutes)
+    config = begin_once(config)
     if not is_finished(config):
         _train_and_export(config, runtime)
     stop_runtime()

@@ -25,7 +25,7 @@ from fla.assembly import (
 from fla.build import build_stage2, read_translator
 from fla.checkpoint_export import write_model
 from fla.config.schema import Stage2Config, Stage2OptimConfig
-from fla.continuation import is_finished
+from fla.continuation import begin_once, is_finished
 from fla.description import Description
 from fla.encoder import read_encoder
 from fla.engine import Engine, open_engine
@@ -50,6 +50,7 @@ def run_stage2(config: Stage2Config) -> None:
         FlaError: Something that the user can fix.
     """
     runtime = start_runtime(patience_minutes=config.train.patience_minutes)
+    config = begin_once(config)
     if not is_finished(config):
         _train_and_export(config, runtime)
     stop_runtime()

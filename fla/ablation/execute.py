@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -19,6 +20,8 @@ from fla.ablation.state import is_decoded, is_done, is_trained
 from fla.errors import ConfigError, FlaError, RunStopped
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
+# There are none to choose from.
+_HIDING = ("", "-1", "NoDevFiles")
 _MAX_QUOTED = 400
 """Characters of a log that an error repeats."""
 
@@ -29,16 +32,18 @@ def find_launcher() -> Path:
 
 
 def execute(plan: Plan, *, launcher: Path) -> None:
-    """Train and translate what is missing, in order.
+    """Train and translate what is missing, in order, on the GPUs of CUDA_VISIBLE_DEVICES.
 
     Args:
         plan: One that `check_plan` has accepted.
         launcher: Path of `deepspeed`.
 
     Raises:
+        ConfigError: CUDA_VISIBLE_DEVICES has fewer GPUs than a run has ranks.
         FlaError: A command did not end well; what was done until then stays.
         RunStopped: Ctrl-C or SIGTERM; the run that was going on was told to save.
     """
+    start = partial(_start, plan=plan, launcher=launcher, gpus=_visible_gpus(plan.num_gpus))
     with _terminated_as_interrupted():
         for number, run in enumerate(plan.runs, 1):
             place = f"{run.name} ({number} of {len(plan.runs)})"
@@ -46,12 +51,10 @@ def execute(plan: Plan, *, launcher: Path) -> None:
                 print(f"== {place}: done", flush=True)
                 continue
             if not is_trained(run):
-                _start(f"Train {place}", training_words(run), plan, launcher, log_name=run.name)
+                start(f"Train {place}", training_words(run), log_name=run.name)
             if run.is_decoded and not is_decoded(run):
                 words = decoding_words(run)
-                _start(
-                    f"Translate with {place}", words, plan, launcher, log_name=f"{run.name}_decode"
-                )
+                start(f"Translate with {place}", words, log_name=f"{run.name}_decode")
 
 
 def training_words(run: Run) -> tuple[str, ...]:
@@ -64,9 +67,16 @@ def decoding_words(run: Run) -> tuple[str, ...]:
     return ("launchers/decode.py", *run.decode_words)
 
 
-def _start(title: str, words: Sequence[str], plan: Plan, launcher: Path, *, log_name: str) -> None:
+def _start(
+    title: str,
+    words: Sequence[str],
+    *,
+    plan: Plan,
+    launcher: Path,
+    gpus: Mapping[str, str],
+    log_name: str,
+) -> None:
     """Run one command to its end."""
-    gpus = _visible_gpus(plan.num_gpus)
     # DeepSpeed takes the variable for what it is when nothing else names devices.
     ranks = () if gpus else ("--num_gpus", str(plan.num_gpus))
     port = ("--master_port", str(_free_port()))
@@ -87,10 +97,10 @@ def _start(title: str, words: Sequence[str], plan: Plan, launcher: Path, *, log_
 def _visible_gpus(num_gpus: int) -> dict[str, str]:
     """The variable that chooses GPUs, cut to as many as there are ranks; empty: it is not set."""
     given = os.environ.get(_VISIBLE, "")
-    if not given:
+    if given in _HIDING or os.environ.get("DS_ACCELERATOR") == "cpu":
         return {}
-    chosen = given.split(",")
-    if len(chosen) < num_gpus or not all(one.strip().isdigit() for one in chosen):
+    chosen = list(dict.fromkeys(one.strip() for one in given.split(",")))
+    if len(chosen) < num_gpus or not all(map(str.isdigit, chosen)):
         raise ConfigError(
             f"{_VISIBLE} ({given}) must have at least --num-gpus ({num_gpus}) numbers of GPUs, "
             "such as 0,1. Name them, or unset it for the first ones."

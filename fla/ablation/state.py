@@ -8,6 +8,7 @@ from fla.config.check import check_stage1, check_stage2
 from fla.config.schema import Stage1Config
 from fla.continuation import DONE, FREE_ON_RESUME, changed_keys
 from fla.errors import ConfigError
+from fla.provenance import read_starts
 from fla.run_folder import RunFolder, newest_complete_checkpoint
 
 # Free for a run that goes on, not for a row of a table.
@@ -110,9 +111,7 @@ def _other_settings(run: Run) -> dict[str, tuple[Any, Any]]:
 
 
 def _refusals(run: Run) -> list[str]:
-    # Nothing goes on from a run that died before its first checkpoint.
-    is_kept = (run.folder.path / DONE).is_file() or newest_complete_checkpoint(run.folder)
-    refused = _other_settings(run) if is_kept else {}
+    refused = _other_settings(run) if _is_kept(run) else {}
     if not refused:
         return []
     told = "; ".join(f"{key} was {old} and is now {new}" for key, (old, new) in refused.items())
@@ -122,24 +121,22 @@ def _refusals(run: Run) -> list[str]:
     ]
 
 
+def _is_kept(run: Run) -> bool:
+    """Whether something goes on from the folder: not from a run without a checkpoint."""
+    is_done = (run.folder.path / DONE).is_file()
+    return is_done or newest_complete_checkpoint(run.folder) is not None
+
+
 def _outdated(run: Run) -> list[str]:
-    """Of a stage 2 that has ended: its stage 1 is gone, or was begun after it."""
-    if not run.needs or not (run.folder.path / DONE).is_file():
+    """Of a stage 2 that goes on or has ended: its stage 1 is gone, or was trained after it."""
+    if not run.needs or not _is_kept(run):
         return []
     first = RunFolder(run.folder.path.parent / run.needs)
-    begun, begun_first = _begun(run.folder), _begun(first)
-    if (first.path / DONE).is_file() and not (begun and begun_first and begun < begun_first):
+    ours, theirs = read_starts(run.folder), read_starts(first)
+    is_older = bool(ours and theirs) and ours[0]["started"] < theirs[-1]["started"]
+    if (first.path / DONE).is_file() and not is_older:
         return []
     return [
         f"{run.folder.path} was trained on another {first.path} than the one that is there now. "
         "Remove the first of the two, and the same command trains it again."
     ]
-
-
-def _begun(folder: RunFolder) -> str:
-    """When a run was first started, in UTC; empty: that is not known."""
-    try:
-        last = json.loads(folder.provenance_json.read_text(encoding="utf-8"))
-        return str([*last["earlier_starts"], last][0]["started"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return ""

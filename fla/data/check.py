@@ -37,7 +37,7 @@ def find_bad_clips(manifest: Manifest, *, on_progress: Callable[[int, int], None
         A sentence for each clip that does not decode, in the manifest's order.
 
     Raises:
-        OSError: A recording cannot be looked at, or the notes beside the manifest not be written.
+        OSError: The notes beside the manifest cannot be written.
     """
     notes = notes_path(manifest.path)
     # The videos may have been moved, or encoded anew elsewhere, for the same manifest.

@@ -49,9 +49,6 @@ def gather_facts(
         num_views: Views of each clip; 0: the plain one.
         encoder_digest: Of the encoder's weights.
         input_features: Which of the encoder's features.
-
-    Raises:
-        OSError: A recording cannot be looked at.
     """
     return {
         "format_version": FORMAT_VERSION,

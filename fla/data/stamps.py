@@ -19,10 +19,8 @@ def stamp_recordings(videos: Iterable[str], root: Path) -> dict[str, str]:
 
     Returns:
         Size in bytes and modification time in nanoseconds, with a tab between them; of a folder,
-        which knows nothing of what is in it, a hash of those of its files.
-
-    Raises:
-        OSError: A recording cannot be looked at.
+        which knows nothing of what is in it, a hash of those of its files. What cannot be looked at
+        has a stamp, too: to name it is up to who decodes it.
     """
     names = list(dict.fromkeys(videos))
     # Many clips lie in one archive.
@@ -30,19 +28,31 @@ def stamp_recordings(videos: Iterable[str], root: Path) -> dict[str, str]:
 
     def stamp_one(name: str) -> str:
         path = root / name
-        if path.is_dir():
-            files = sorted(path.iterdir())
-            lines = (f"{file.name}\t{_stamp_file(file)}\n" for file in files)
-            return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
-        return stamp(_existing(path))
+        return _stamp_folder(path) if path.is_dir() else stamp(_existing(path))
 
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         return dict(zip(names, pool.map(stamp_one, names), strict=True))
 
 
+def _stamp_folder(path: Path) -> str:
+    try:
+        files = sorted(path.iterdir())
+    except OSError as error:
+        return _unknown(error)
+    lines = (f"{file.name}\t{_stamp_file(file)}\n" for file in files)
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+
 def _stamp_file(path: Path) -> str:
-    about = path.stat()
+    try:
+        about = path.stat()
+    except OSError as error:
+        return _unknown(error)
     return f"{about.st_size}\t{about.st_mtime_ns}"
+
+
+def _unknown(error: OSError) -> str:
+    return f"cannot be looked at\t{error.errno}"
 
 
 def _existing(path: Path) -> Path:

@@ -95,6 +95,17 @@ def test_a_second_check_decodes_only_what_failed(tmp_path: Path):
     assert told[0] == (4, 5)
 
 
+def test_an_image_that_cannot_be_looked_at_is_named_like_others(tmp_path: Path):
+    manifest = read_manifest(write_corpus(tmp_path))
+    (tmp_path / "images" / "2.png").unlink()
+    (tmp_path / "images" / "2.png").symlink_to(tmp_path / "nowhere.png")
+
+    faults, told = check(manifest)
+
+    assert [fault.partition(":")[0] for fault in faults] == ["images"]
+    assert told[-1] == (5, 5)
+
+
 @pytest.mark.parametrize("name", ["recording.mp4", "images/2.png"])
 def test_a_recording_that_has_changed_is_decoded_again(tmp_path: Path, name: str):
     manifest = read_manifest(write_corpus(tmp_path))

@@ -380,35 +380,50 @@ def test_a_run_that_died_before_its_first_checkpoint_may_have_other_settings(ben
         check_plan(plan)
 
 
-def test_a_stage_2_whose_stage_1_was_trained_anew_is_refused(bench):
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        # Begun anew, made longer, and gone.
+        (["2026-11-02T10:00:00+00:00"], "done"),
+        (["2026-11-01T10:00:00+00:00", "2026-11-02T10:00:00+00:00"], "done"),
+        ([], "done"),
+        (["2026-11-02T10:00:00+00:00"], "stopped"),
+    ],
+)
+def test_a_stage_2_of_another_stage_1_than_there_is_now_is_refused(bench, first, second):
     plan = bench.checkable("9")
-    first, second = plan.runs[:2]
-    write_trained(first, begun="2026-11-01T10:00:00+00:00")
+    write_trained(plan.runs[0], "2026-11-01T10:00:00+00:00", "2026-11-01T11:00:00+00:00")
     for it in plan.runs[1:]:
-        write_trained(it, begun="2026-11-01T12:00:00+00:00")
+        write_trained(it, "2026-11-01T12:00:00+00:00", "2026-11-03T12:00:00+00:00")
     check_plan(plan)
+    stage1, stage2 = (it.folder for it in plan.runs[:2])
 
-    write_json(first.folder.provenance_json, begun_at("2026-11-02T10:00:00+00:00"))
-    with pytest.raises(ConfigError, match=rf"^{second.folder.path} was trained on another"):
-        check_plan(plan)
+    if second == "stopped":
+        (stage2.path / "DONE").unlink()
+        stage2.checkpoint(4).mkdir()
+        mark_complete(stage2.checkpoint(4))
+    if first:
+        write_json(stage1.provenance_json, started_at(*first))
+    else:
+        shutil.rmtree(stage1.path)
 
-    shutil.rmtree(first.folder.path)
-    with pytest.raises(ConfigError, match=rf"^{second.folder.path} was trained on another"):
+    with pytest.raises(ConfigError, match=rf"{stage2.path} was trained on another"):
         check_plan(plan)
 
 
 # Run folders made by hand
 
 
-def begun_at(time: str) -> dict[str, object]:
-    """Provenance of a run that was started then, and again years later."""
-    return {"started": "2030-01-01T00:00:00+00:00", "earlier_starts": [{"started": time}]}
+def started_at(*times: str) -> dict[str, object]:
+    """Provenance of a run that was started then."""
+    *earlier, last = ({"started": time} for time in times)
+    return {**last, "earlier_starts": earlier}
 
 
-def write_trained(run: Run, *, begun: str = "2026-11-01T10:00:00+00:00") -> None:
+def write_trained(run: Run, *starts: str) -> None:
     """What training leaves, as far as a plan looks at it."""
     folder = open_run_folder(run.folder.path)
-    write_json(folder.provenance_json, begun_at(begun))
+    write_json(folder.provenance_json, started_at(*(starts or ("2026-11-01T10:00:00+00:00",))))
     save_config(run.config, folder.config_yaml)
     (folder.path / "DONE").touch()
     folder.export.mkdir(exist_ok=True)
@@ -594,12 +609,18 @@ print(os.environ.get("CUDA_VISIBLE_DEVICES"), *sys.argv[1:3])
 
 @pytest.mark.parametrize(
     ("visible", "expected"),
-    [("3,5,7", "3,5 --master_port"), ("", " --num_gpus 2"), (None, "None --num_gpus 2")],
+    [
+        ("3,5,7", "3,5 --master_port"),
+        ("", " --num_gpus 2"),
+        ("-1", "-1 --num_gpus 2"),
+        (None, "None --num_gpus 2"),
+    ],
 )
 def test_runs_are_on_the_gpus_that_a_user_chose(bench, monkeypatch, capfd, visible, expected):
     launcher = bench.path / "deepspeed"
     launcher.write_text(SEEING.format(python=sys.executable))
     launcher.chmod(0o755)
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
@@ -613,8 +634,9 @@ def test_runs_are_on_the_gpus_that_a_user_chose(bench, monkeypatch, capfd, visib
     )
 
 
-@pytest.mark.parametrize("visible", ["3", "GPU-8932f937,GPU-d72c5b3a"])
+@pytest.mark.parametrize("visible", ["3", "3,3", "GPU-8932f937,GPU-d72c5b3a"])
 def test_gpus_that_are_too_few_or_have_no_numbers_are_refused(bench, monkeypatch, visible):
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
 
     with pytest.raises(

@@ -9,11 +9,12 @@ from torch import distributed
 from fla.checkpoint_files import write_state
 from fla.config.load import load_config, save_config
 from fla.config.schema import Stage1Config
-from fla.continuation import changed_keys, is_finished
+from fla.continuation import begin_once, changed_keys, is_finished
 from fla.errors import ConfigError
 from fla.lock import hold_lock
+from fla.provenance import read_starts, write_provenance
 from fla.run import open_run
-from fla.run_folder import mark_complete, open_run_folder
+from fla.run_folder import mark_complete, open_run_folder, write_json
 from fla.runtime import Runtime, join_process_group
 
 RUNTIME = Runtime(
@@ -118,6 +119,32 @@ def test_a_longer_run_that_logs_elsewhere_goes_on(stopped):
 
     with open_as_rank_1(config_of(stopped, *words)) as run:
         assert run.state.step == 4
+
+
+@pytest.mark.parametrize(
+    ("job_of_first_start", "restarts", "resume"),
+    [("7", "1", "auto"), ("7", "0", "none"), ("6", "1", "none"), (None, "1", "none")],
+)
+def test_a_job_that_is_queued_again_begins_anew_once(
+    stopped, monkeypatch, job_of_first_start, restarts, resume
+):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+    if job_of_first_start is not None:
+        starts = {"slurm_job": "9", "earlier_starts": [{"slurm_job": job_of_first_start}]}
+        write_json(stopped / "provenance.json", starts)
+
+    assert begin_once(config_of(stopped, "resume=none")).resume == resume
+    assert begin_once(config_of(stopped, "resume=step_9")).resume == "step_9"
+
+
+def test_provenance_knows_the_job_of_the_first_start(tmp_path, monkeypatch):
+    folder = open_run_folder(tmp_path / "run")
+    for job in ("7", "8"):
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        write_provenance(folder, command=[], devices=[], manifests={})
+
+    assert [start["slurm_job"] for start in read_starts(folder)] == ["7", "8"]
 
 
 @pytest.mark.parametrize("word", ["resume=auto", "resume=none"])
