@@ -159,6 +159,8 @@ def _write_scores(
     content[config.split] = {
         **scores.as_dict(),
         "export": str(exports[0].absolute()),
+        # Also where the folder has been moved.
+        "is_own": exports[0].resolve() == folder.export.resolve(),
         **({"ensemble": [str(path.absolute()) for path in exports[1:]]} if exports[1:] else {}),
         "dtype": config.dtype,
         "fingerprint": fingerprint(split.samples),

@@ -110,16 +110,16 @@ def serve_page(translator: VideoTranslator, *, host: str, port: int, limits: Lim
     ):
         app = build_app(translator, uploads=Path(uploads), limits=limits)
         address, bound_port, *_ = listener.getsockname()
+        shown = f"[{host}]" if ":" in host else host
         if ipaddress.ip_address(address).is_loopback:
             # A page elsewhere could give its own name this address, and read what is here.
-            app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK_NAMES, host])
+            app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK_NAMES, shown])
         else:
             print(
                 f"Warning: {host} is not this machine alone. The page has no password: whoever "
                 "reaches it can use it.",
                 flush=True,
             )
-        shown = f"[{host}]" if ":" in host else host
         print(f"Open http://{shown}:{bound_port} (Ctrl+C ends it).", flush=True)
         server = uvicorn.Server(
             uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)

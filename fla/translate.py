@@ -235,6 +235,16 @@ class VideoTranslator:
                 f"{self._host_memory_gib:g} GiB, only {fitting} do. Give more with "
                 "--host-memory-gib, or make the video smaller."
             )
+        # What is compressed of it is held as a whole, too.
+        part = (sample.end_s - sample.start_s) / recording.duration_s
+        size = recording.path.stat().st_size if recording.format is not None else 0
+        num_gib = part * size / 2**30
+        if num_gib > self._host_memory_gib:
+            raise DataError(
+                f"{recording.path}: {num_gib:.1f} GiB of the file are one sentence, and only "
+                f"{self._host_memory_gib:g} GiB are for it. Cut it into sentences, with --segments "
+                "or --segment-automatically, or give more with --host-memory-gib."
+            )
 
 
 def describe_clip(recording: Recording, segment: Segment, *, sample_id: str) -> Sample:

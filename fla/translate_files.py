@@ -3,6 +3,8 @@
 Only what was asked for goes to standard output; all else goes to standard error.
 """
 
+import io
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +12,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from fla.errors import DataError
+from fla.errors import DataError, FlaError
 from fla.progress import Progress
 from fla.search import Search
 from fla.translate import Recording, Segment, VideoTranslator
@@ -18,6 +20,10 @@ from fla.translating.activity import Cut, find_signing
 from fla.translating.job import Inputs, Job
 from fla.translating.output import Row, Writer
 
+# A name on disk need not be UTF-8, nor a terminal.
+_ESCAPE = "backslashreplace"
+# What shells give for it: 128 and the number of the signal.
+_PIPE_CLOSED = 141
 # Translated before any of them is written: enough for batches of like lengths.
 _CLIPS_AT_ONCE = 256
 # A recording of a hundred segments may have a hundred warnings.
@@ -123,16 +129,24 @@ def _find_segments(recording: Recording, cut: Cut) -> Sequence[Segment]:
 @contextmanager
 def _open_output(job: Job) -> Iterator[TextIO]:
     if job.out is None:
-        yield sys.stdout
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors=_ESCAPE)
+        try:
+            yield sys.stdout
+        except BrokenPipeError:
+            # `| head` has seen enough. Python would try again when it ends, and complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(_PIPE_CLOSED) from None
         return
     try:
-        file = job.out.open("w", encoding="utf-8")
+        with job.out.open("w", encoding="utf-8", errors=_ESCAPE) as file:
+            yield file
+    except FlaError:
+        raise
     except OSError as error:
         raise DataError(
             f"--out {job.out} cannot be written: {error.strerror}. Name another file."
         ) from error
-    with file:
-        yield file
 
 
 def _warn(sentences: Sequence[str]) -> None:

@@ -211,6 +211,7 @@ def _read_mbart(folder: Path, language: str) -> TextCodec:
         folder, local_files_only=True, src_lang=language, tgt_lang=language
     )
     _forget_code(tokenizer)
+    _keep_spaces(tokenizer)
     # mBART's class adds what a vocabulary lacks behind its end, where the weights have no rows.
     num_pieces = tokenizer.backend_tokenizer.get_vocab_size(with_added_tokens=False)
     if num_pieces != len(tokenizer):
@@ -231,6 +232,7 @@ def _mbart_codec(tokenizer: MBartTokenizer, language: str) -> TextCodec:
 def _read_t5(folder: Path) -> TextCodec:
     tokenizer = T5Tokenizer.from_pretrained(folder, local_files_only=True)
     _forget_code(tokenizer)
+    _keep_spaces(tokenizer)
     vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
     lacking = [token for token in ("<pad>", "</s>", "<unk>") if token not in vocabulary]
     if lacking:
@@ -249,6 +251,12 @@ def _forget_code(tokenizer: MBartTokenizer | T5Tokenizer) -> None:
     tokenizer.chat_template = None
     for name in ("auto_map", "chat_template"):
         tokenizer.init_kwargs.pop(name, None)
+
+
+def _keep_spaces(tokenizer: MBartTokenizer | T5Tokenizer) -> None:
+    """Leave the spaces before full stops, as `decode` does, to who decodes with an export, too."""
+    tokenizer.clean_up_tokenization_spaces = False
+    tokenizer.init_kwargs["clean_up_tokenization_spaces"] = False
 
 
 def _learn_pieces(text: list[str], max_pieces: int) -> list[tuple[str, float]]:

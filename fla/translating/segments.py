@@ -84,8 +84,9 @@ def check_segments(segments: Sequence[Segment], *, duration_s: float, video: Pat
 
 def _read_table_times(path: Path) -> list[tuple[float, float]]:
     try:
+        # A quotation may end in another line than it begins: nothing of the text is read here.
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file, delimiter="\t"))
+            rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} is no table: {error}. Save it as UTF-8, with tabs.") from error
     if rows and not set(_COLUMNS) <= rows[0].keys():

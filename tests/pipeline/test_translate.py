@@ -1,6 +1,9 @@
 """Videos of one's own: any rate, size and orientation, one or many, whole or damaged."""
 
 import json
+import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -27,6 +30,7 @@ from fla.translate import (
 from fla.translate_files import translate_files
 from fla.translating.activity import Cut
 from fla.translating.job import Job, check_job, read_inputs
+from tests.helpers.commands import ROOT, environment, python
 from tests.helpers.exports import write_untrained_stage1
 from tests.helpers.videos import (
     numbered_frame,
@@ -215,6 +219,60 @@ def test_a_folder_is_translated_and_what_is_damaged_is_listed(export, videos, tm
     assert [str(fault).split()[0] for fault in faults] == [
         str(videos / "b.mp4"), f"{videos / 'nothing.mp4'}:",
     ]  # fmt: skip
+
+
+def test_names_that_are_no_utf8_or_look_like_a_protocol_are_names(
+    export, videos, tmp_path, monkeypatch
+):
+    (tmp_path / "in").mkdir()
+    monkeypatch.chdir(tmp_path / "in")
+    for name in ("10:30.mp4", os.fsdecode(b"b\xfcro.mp4")):
+        shutil.copy(videos / "a.mp4", name)
+    out = tmp_path / "out.tsv"
+    job = Job(inputs=(Path(),), model=export, out=out, num_beams=2)
+
+    faults = translate_files(job, read_inputs(job))
+
+    assert faults == []
+    lines = out.read_text(encoding="utf-8").splitlines()
+    assert [line.split("\t")[0] for line in lines[1:]] == ["10:30.mp4", "b\\udcfcro.mp4"]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "srt"])
+def test_a_full_disk_is_a_sentence(export, videos, kind):
+    job = Job(
+        inputs=(videos / "a.mp4",), model=export, out=Path("/dev/full"), format=kind,
+        num_beams=2,
+    )  # fmt: skip
+
+    with pytest.raises(DataError, match=r"^--out /dev/full cannot be written: No space left"):
+        translate_files(job, read_inputs(job))
+
+
+def test_who_reads_no_further_ends_it_quietly(export, videos):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        python("tools/translate.py", videos / "a.mp4", "--model", export),
+        stdout=writing, stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT, env=environment(),
+    )  # fmt: skip
+    os.close(writing)
+
+    assert done.returncode == 141
+    assert "Traceback" not in done.stderr and "Broken pipe" not in done.stderr
+
+
+def test_a_long_file_that_is_one_sentence_is_refused_before_it_is_read(export, videos, tmp_path):
+    path = shutil.copy(videos / "a.mp4", tmp_path / "long.mp4")
+    os.truncate(path, 3 * 2**30)
+    recording = read_recording(path)
+    half = Segment(start_s=0.0, end_s=recording.duration_s / 2)
+
+    with VideoTranslator(export, search=SEARCH, host_memory_gib=2.0) as translator:
+        whole, part = translator.translate_clips([(recording, Segment()), (recording, half)])
+
+    assert isinstance(whole, DataError) and "3.0 GiB of the file are one sentence" in str(whole)
+    assert isinstance(part, Translation)
 
 
 def test_lines_name_their_video_even_where_the_others_are_damaged(export, videos, capsys):

@@ -1,4 +1,5 @@
 import json
+import shutil
 import unicodedata
 from pathlib import Path
 
@@ -166,6 +167,27 @@ def test_a_saved_codec_reads_back_the_same(codec: TextCodec, folder: Path):
     assert back.mask_id == codec.mask_id
     for sentence in CORPUS[:5]:
         assert encode(back, sentence) == encode(codec, sentence)
+
+
+@pytest.mark.parametrize("kind", ["mbart", "t5"])
+def test_spaces_stay_for_who_decodes_with_a_saved_tokenizer(
+    folder: Path, t5_folder: Path, tmp_path: Path, kind: str
+):
+    source = shutil.copytree(folder if kind == "mbart" else t5_folder, tmp_path / "source")
+    config = source / "tokenizer_config.json"
+    fields = json.loads(config.read_text()) if config.is_file() else {}
+    # As transformers had it before version 5.
+    config.write_text(json.dumps(fields | {"clean_up_tokenization_spaces": True}))
+    codec = read_codec(source, language="en_XX")
+    ids = encode(codec, "the cat .")
+
+    codec.save(tmp_path / "saved")
+    theirs = (MBartTokenizer if kind == "mbart" else T5Tokenizer).from_pretrained(
+        tmp_path / "saved"
+    )
+
+    assert codec.decode([ids]) == ["the cat ."]
+    assert theirs.batch_decode([ids], skip_special_tokens=True) == ["the cat ."]
 
 
 def test_the_sentencepiece_file_of_older_releases_is_read_in_mbarts_layout(tmp_path: Path):

@@ -85,6 +85,7 @@ def decode(run: RunFolder, split: str, **changes: Any) -> None:
         "num_sentences": 642,
         "signature": "phoenix14t.v1|y",
         "export": str(run.export),
+        "is_own": True,
         "fingerprint": {"num_samples": 642, "references_sha256": "ab12"},
         "beam": {"num_beams": 5, "length_penalty": 1.0},
         "shuffle_videos": False,
@@ -157,11 +158,17 @@ def test_a_split_that_is_decoded_again_has_the_new_scores_alone(run):
     assert "22.44" not in card.content
 
 
-@pytest.mark.parametrize("changes", [{"export": "/elsewhere/export"}, {"shuffle_videos": True}])
+@pytest.mark.parametrize("changes", [{"is_own": False}, {"shuffle_videos": True}])
 def test_scores_of_other_exports_and_of_controls_stay_out(run, changes):
     decode(run, "test", **changes)
 
     assert [row.split for row in read_scores(run)] == ["dev"]
+
+
+def test_scores_stay_where_the_folder_is_moved(run):
+    decode(run, "test", export="/before/it/was/moved/export")
+
+    assert [row.split for row in read_scores(run)] == ["dev", "test"]
 
 
 def test_without_scores_the_card_says_so(run):

@@ -11,6 +11,7 @@ from typing import cast
 from urllib.request import urlopen
 
 import pytest
+import uvicorn
 from starlette.testclient import TestClient
 
 from fla.errors import ConfigError
@@ -58,6 +59,23 @@ def test_an_upload_that_nobody_translates_is_deleted_in_time(temporary):
         time.sleep(2.5)
 
         assert files(temporary) == []
+
+
+@pytest.mark.parametrize(("host", "name"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
+def test_the_page_answers_at_the_address_that_it_prints(monkeypatch, capsys, host, name):
+    statuses = []
+
+    def ask(self: uvicorn.Server, sockets: object) -> None:
+        with TestClient(self.config.app) as client:
+            for given in (name, "elsewhere.org"):
+                statuses.append(client.get("/", headers={"host": f"{given}:7860"}).status_code)
+
+    monkeypatch.setattr(uvicorn.Server, "run", ask)
+
+    serve_page(NOBODY, host=host, port=0, limits=Limits())
+
+    assert f"Open http://{name}:" in capsys.readouterr().out
+    assert statuses == [200, 400]
 
 
 # uvicorn ends by the signal that it was told to end by.

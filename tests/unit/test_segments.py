@@ -63,6 +63,12 @@ def test_a_table_says_where_sentences_are_in_any_order(tmp_path):
     assert read_segments(write(tmp_path / "a.tsv", text), video=VIDEO) == TWO
 
 
+def test_a_quotation_over_several_rows_of_a_table_hides_none(tmp_path):
+    text = 'start_s\tend_s\ttext\n1\t2.5\t"I went home\n60.25\t64\tand then\n'
+
+    assert read_segments(write(tmp_path / "a.tsv", text), video=VIDEO) == TWO
+
+
 def test_a_tier_of_elan_says_where_sentences_are(tmp_path):
     path = write_elan(tmp_path / "a.eaf", sentences=[(1000, 2500, "a"), (60250, 64000, "b")])
 

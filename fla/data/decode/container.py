@@ -35,8 +35,9 @@ def open_video(
         # A pipe would be waited for until somebody writes to it.
         if not S_ISREG(path.stat().st_mode):
             raise unreadable(path, "it is not a file")
-        # Titles and the like are not always UTF-8, and nobody reads them here.
-        with av.open(path, options=options, metadata_errors="replace") as container:
+        # Titles and the like are not always UTF-8, and nobody reads them here. What stands before
+        # a colon of a relative path would be a protocol.
+        with av.open(path.absolute(), options=options, metadata_errors="replace") as container:
             stream = _find_video(path, container)
             # Clips are decoded side by side; threads within one would only wait for each other.
             stream.codec_context.thread_count = 1
