@@ -36,7 +36,7 @@ demo: $(INSTALLED)
 # Two at once: most tests wait for one process to start.
 test: lint
 	@export PATH="$(CURDIR)/.venv/bin:$$PATH"; unset DS_ACCELERATOR; \
-	$(PYTEST) $(HALF) & half=$$!; trap 'kill $$half; exit 130' INT TERM; \
+	setsid $(PYTEST) $(HALF) & half=$$!; trap 'kill -- -$$half; exit 130' INT TERM; \
 	$(PYTEST) tests $(addprefix --ignore=,$(HALF)); code=$$?; \
 	wait $$half && exit $$code
 

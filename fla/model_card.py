@@ -88,7 +88,7 @@ def read_scores(folder: RunFolder) -> list[ScoreRow]:
     rows = {row.split: row for row in _scores_of_training(folder)}
     if folder.scores_json.is_file():
         content = json.loads(folder.scores_json.read_text(encoding="utf-8"))
-        rows |= {row.split: row for row in _scores_of_decoding(content)}
+        rows |= {row.split: row for row in _scores_of_decoding(content, folder.export)}
     return [rows[split] for split in sorted(rows)]
 
 
@@ -111,9 +111,11 @@ def _scores_of_training(folder: RunFolder) -> Iterator[ScoreRow]:
     )
 
 
-def _scores_of_decoding(content: Mapping[str, Any]) -> Iterator[ScoreRow]:
+def _scores_of_decoding(content: Mapping[str, Any], export: Path) -> Iterator[ScoreRow]:
     for split, entry in content.items():
-        if not entry.get("is_own") or "ensemble" in entry or entry["shuffle_videos"]:
+        # What was written before has the place alone.
+        is_own = entry.get("is_own", Path(entry["export"]).resolve() == export.resolve())
+        if not is_own or "ensemble" in entry or entry["shuffle_videos"]:
             continue
         yield ScoreRow(
             split=split,

@@ -108,8 +108,8 @@ def read_split(
         max_tokens: Longest target sentence.
         shuffle_videos: Deal the videos to other sentences: the signing-blind control.
         seed: Of that deal.
-        skips_damaged: Whether recordings that do not open are left to the loader, which leaves
-            their clips out and counts them.
+        skips_damaged: Whether recordings that do not open, or are shorter than their clips, are
+            left to the loader, which leaves those clips out and counts them.
         runtime: Of this rank; the log says how many clips its device decodes and how many not.
 
     Raises:
@@ -177,7 +177,8 @@ def _survey(
         raise DataError("\n".join(_describe_faults(manifest, faults)))
     videos = {name: video for name, video in opened.items() if isinstance(video, _Recording)}
     samples = [sample for sample in manifest.samples if sample.video in videos]
-    _check_ranges(manifest.path, samples, videos)
+    if not skips_damaged:
+        _check_ranges(manifest.path, samples, videos)
     way = {name: choose_decoder(video.format, decode_device) for name, video in videos.items()}
     on_host = [
         video.format.width * video.format.height

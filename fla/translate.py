@@ -237,7 +237,12 @@ class VideoTranslator:
             )
         # What is compressed of it is held as a whole, too.
         part = (sample.end_s - sample.start_s) / recording.duration_s
-        size = recording.path.stat().st_size if recording.format is not None else 0
+        try:
+            size = recording.path.stat().st_size if recording.format is not None else 0
+        except OSError as error:
+            raise DataError(
+                f"{recording.path} cannot be read: {error.strerror}. Look whether it is there."
+            ) from error
         num_gib = part * size / 2**30
         if num_gib > self._host_memory_gib:
             raise DataError(

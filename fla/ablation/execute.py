@@ -20,8 +20,8 @@ from fla.ablation.state import is_decoded, is_done, is_trained
 from fla.errors import ConfigError, FlaError, RunStopped
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
-# There are none to choose from.
-_HIDING = ("", "-1", "NoDevFiles")
+# What hides all GPUs.
+_HIDING = ("-1", "NoDevFiles")
 _MAX_QUOTED = 400
 """Characters of a log that an error repeats."""
 
@@ -43,7 +43,8 @@ def execute(plan: Plan, *, launcher: Path) -> None:
         FlaError: A command did not end well; what was done until then stays.
         RunStopped: Ctrl-C or SIGTERM; the run that was going on was told to save.
     """
-    start = partial(_start, plan=plan, launcher=launcher, gpus=_visible_gpus(plan.num_gpus))
+    variables = {} if all(map(is_done, plan.runs)) else _choose_devices(plan.num_gpus)
+    start = partial(_start, plan=plan, launcher=launcher, variables=variables)
     with _terminated_as_interrupted():
         for number, run in enumerate(plan.runs, 1):
             place = f"{run.name} ({number} of {len(plan.runs)})"
@@ -73,20 +74,20 @@ def _start(
     *,
     plan: Plan,
     launcher: Path,
-    gpus: Mapping[str, str],
+    variables: Mapping[str, str],
     log_name: str,
 ) -> None:
     """Run one command to its end."""
     # DeepSpeed takes the variable for what it is when nothing else names devices.
-    ranks = () if gpus else ("--num_gpus", str(plan.num_gpus))
+    ranks = () if _VISIBLE in variables else ("--num_gpus", str(plan.num_gpus))
     port = ("--master_port", str(_free_port()))
     command = [str(launcher), *ranks, *port, "--log_level", "error", *words]
     log = plan.folder / "logs" / f"{log_name}.log"
     shown = " ".join(
-        [*(f"{key}={value}" for key, value in gpus.items()), launcher.name, *command[1:]]
+        [*(f"{key}={value}" for key, value in variables.items()), launcher.name, *command[1:]]
     )
     print(f"\n== {title}\n$ {shown}", flush=True)
-    code = _follow(command, log, {**os.environ, **gpus})
+    code = _follow(command, log, {**os.environ, **variables})
     if code:
         raise FlaError(
             f"{title} ended with code {code}: {_last_words(log)} All of it is in {log}. When it is "
@@ -94,11 +95,14 @@ def _start(
         )
 
 
-def _visible_gpus(num_gpus: int) -> dict[str, str]:
-    """The variable that chooses GPUs, cut to as many as there are ranks; empty: it is not set."""
+def _choose_devices(num_gpus: int) -> dict[str, str]:
+    """What the user has chosen, as variables: so many GPUs, or none; empty: nothing is chosen."""
     given = os.environ.get(_VISIBLE, "")
-    if given in _HIDING or os.environ.get("DS_ACCELERATOR") == "cpu":
+    if not given or os.environ.get("DS_ACCELERATOR") == "cpu":
         return {}
+    if given in _HIDING:
+        # Beside --num_gpus, DeepSpeed forgets the variable.
+        return {"DS_ACCELERATOR": "cpu"}
     chosen = list(dict.fromkeys(one.strip() for one in given.split(",")))
     if len(chosen) < num_gpus or not all(map(str.isdigit, chosen)):
         raise ConfigError(

@@ -3,8 +3,10 @@
 import csv
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from fla.errors import DataError
 from fla.translating.elan import read_elan_times
@@ -84,9 +86,18 @@ def check_segments(segments: Sequence[Segment], *, duration_s: float, video: Pat
 
 def _read_table_times(path: Path) -> list[tuple[float, float]]:
     try:
-        # A quotation may end in another line than it begins: nothing of the text is read here.
+        # A quotation mark that is a letter may have its pair rows below.
+        return _read_table(path, quoting=csv.QUOTE_NONE)
+    except DataError:
+        with suppress(DataError):
+            return _read_table(path, quoting=csv.QUOTE_MINIMAL)
+        raise
+
+
+def _read_table(path: Path, *, quoting: Literal[0, 3]) -> list[tuple[float, float]]:
+    try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+            rows = list(csv.DictReader(file, delimiter="\t", quoting=quoting))
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} is no table: {error}. Save it as UTF-8, with tabs.") from error
     if rows and not set(_COLUMNS) <= rows[0].keys():

@@ -262,6 +262,17 @@ def test_who_reads_no_further_ends_it_quietly(export, videos):
     assert "Traceback" not in done.stderr and "Broken pipe" not in done.stderr
 
 
+def test_a_video_that_is_gone_meanwhile_leaves_the_others_alone(translator, videos, tmp_path):
+    gone = Path(shutil.copy(videos / "a.mp4", tmp_path / "gone.mp4"))
+    clips = [(read_recording(path), Segment()) for path in (gone, videos / "a.mp4")]
+    gone.unlink()
+
+    first, second = translator.translate_clips(clips)
+
+    assert isinstance(first, DataError) and str(first).startswith(f"{gone} cannot be read: No such")
+    assert isinstance(second, Translation)
+
+
 def test_a_long_file_that_is_one_sentence_is_refused_before_it_is_read(export, videos, tmp_path):
     path = shutil.copy(videos / "a.mp4", tmp_path / "long.mp4")
     os.truncate(path, 3 * 2**30)

@@ -82,6 +82,17 @@ def test_recordings_that_do_not_open_are_named_or_left_to_the_loader(tmp_path):
     assert split.typical is not None and split.typical.aspect_low == 1.0
 
 
+def test_clips_past_the_end_of_a_recording_are_named_or_left_to_the_loader(tmp_path):
+    write_video(tmp_path / "good.mp4", num_frames=30, size=64)
+    (tmp_path / "empty").mkdir()
+    clips = {"good_mp4": 15.0, "empty": 15.0}
+
+    with pytest.raises(DataError, match=r"sample empty: end_s \(1\) is past the end of empty"):
+        read(tmp_path, **clips)
+
+    assert read(tmp_path, skips_damaged=True, **clips).ids == list(clips)
+
+
 def test_a_split_knows_rates_and_shapes_of_its_recordings(tmp_path):
     wide = write_video(tmp_path / "wide.mp4", num_frames=30, size=128, height=64)
     turn_video(wide, tmp_path / "high.mp4", matrix=(0, 1, -1, 0))

@@ -603,17 +603,17 @@ def test_a_run_that_fails_ends_the_table_with_its_own_words(bench):
 
 SEEING = """#!{python}
 import os, sys
-print(os.environ.get("CUDA_VISIBLE_DEVICES"), *sys.argv[1:3])
+print(*map(os.environ.get, ("CUDA_VISIBLE_DEVICES", "DS_ACCELERATOR")), *sys.argv[1:3])
 """
 
 
 @pytest.mark.parametrize(
     ("visible", "expected"),
     [
-        ("3,5,7", "3,5 --master_port"),
-        ("", " --num_gpus 2"),
-        ("-1", "-1 --num_gpus 2"),
-        (None, "None --num_gpus 2"),
+        ("3,5,7", "3,5 None --master_port"),
+        ("", " None --num_gpus 2"),
+        ("-1", "-1 cpu --num_gpus 2"),
+        (None, "None None --num_gpus 2"),
     ],
 )
 def test_runs_are_on_the_gpus_that_a_user_chose(bench, monkeypatch, capfd, visible, expected):
@@ -645,6 +645,10 @@ def test_gpus_that_are_too_few_or_have_no_numbers_are_refused(bench, monkeypatch
         execute(bench.plan("8", num_gpus=2), launcher=pretend(bench))
 
     assert not (bench.path / "calls").exists()
+    plan = bench.plan("8", num_gpus=2)
+    write_plan(plan, {(row.name, 1): GOOD for row in plan.table.rows})
+    # Nothing is left to do on them.
+    execute(plan, launcher=pretend(bench))
 
 
 STOPPABLE = """#!{python}

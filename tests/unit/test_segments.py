@@ -69,6 +69,18 @@ def test_a_quotation_over_several_rows_of_a_table_hides_none(tmp_path):
     assert read_segments(write(tmp_path / "a.tsv", text), video=VIDEO) == TWO
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"start_s"\t"end_s"\n1\t2.5\n60.25\t64\n',
+        'start_s\tend_s\n"1"\t"2.5"\n"60.25"\t"64"\n',
+        'start_s\tend_s\ttext\n1\t2.5\t"two\nlines"\n60.25\t64\tand then\n',
+    ],
+)
+def test_a_table_whose_cells_are_quoted_is_read(tmp_path, text):
+    assert read_segments(write(tmp_path / "a.tsv", text), video=VIDEO) == TWO
+
+
 def test_a_tier_of_elan_says_where_sentences_are(tmp_path):
     path = write_elan(tmp_path / "a.eaf", sentences=[(1000, 2500, "a"), (60250, 64000, "b")])
 

@@ -93,12 +93,14 @@ def _faults(name: str, split: ImportedSplit) -> list[str]:
 
 
 def _shared(splits: Mapping[str, ImportedSplit]) -> list[str]:
-    """A sentence for each two splits that have clips of the same names."""
-    ids = {name: [sample.id for sample in split.samples] for name, split in splits.items()}
+    """A sentence for each two splits that have the same clips, whatever their names."""
+    clips = {
+        name: {(s.video, s.start_s, s.end_s): s.id for s in split.samples}
+        for name, split in splits.items()
+    }
     faults = []
     for one, other in combinations(splits, 2):
-        known = set(ids[one])
-        both = [id for id in ids[other] if id in known]
+        both = [id for clip, id in clips[other].items() if clip in clips[one]]
         if both:
             faults.append(
                 f"{splits[other].annotation}: {len(both)} clips of {other} are also in {one}, such "
