@@ -548,32 +548,32 @@ def test_an_epoch_left_early_decodes_no_further(
     loader.close()
 
 
-def test_no_more_than_the_given_number_of_batches_are_decoded_ahead(
-    samples: list[Sample], root: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("micro_batch_size", "prefetch_batches", "expected"),
+    [
+        (2, 3, 2 + 3),
+        # All of the next step, however many batches that is.
+        (1, 1, 4 + 4),
+    ],
+)
+def test_the_given_number_of_batches_is_decoded_ahead_or_a_whole_step(
+    samples: list[Sample],
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    micro_batch_size: int,
+    prefetch_batches: int,
+    expected: int,
 ):
     calls = record_runs(monkeypatch)
-    loader = open_train_loader(samples, root, micro_batch_size=2, prefetch_batches=3)
+    loader = open_train_loader(
+        samples, root, micro_batch_size=micro_batch_size, prefetch_batches=prefetch_batches
+    )
 
     steps = loader.epoch(0)
     next(steps)
     time.sleep(0.3)
 
-    assert len(calls) == 2 + 3
-    steps.close()  # type: ignore[attr-defined]
-    loader.close()
-
-
-def test_a_whole_step_is_decoded_ahead_however_many_batches_it_has(
-    samples: list[Sample], root: Path, monkeypatch: pytest.MonkeyPatch
-):
-    calls = record_runs(monkeypatch)
-    loader = open_train_loader(samples, root, micro_batch_size=1, prefetch_batches=1)
-
-    steps = loader.epoch(0)
-    next(steps)
-    time.sleep(0.3)
-
-    assert len(calls) == 4 + 4
+    assert len(calls) == expected
     steps.close()  # type: ignore[attr-defined]
     loader.close()
 
