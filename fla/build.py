@@ -1,18 +1,15 @@
 """Stage models by their description, with random weights, to be trained or to be filled."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from fla.config.schema import Stage2Config
 from fla.description import Description, EncoderShape
 from fla.models.adapters import Adapter
 from fla.models.backbone import FRAME_WIDTH
 from fla.models.features import FeatureEncoder, LightTEncoder, build_feature_encoder
 from fla.models.light_t import LightT, build_light_t
-from fla.models.llm import check_positions, read_llm
 from fla.models.stages import Stage1Model, Stage2Model
 from fla.models.translator import Translator
 from fla.models.visual_encoder import VisualEncoder, build_visual_encoder
@@ -46,31 +43,6 @@ def build_stage1(
         label_smoothing=label_smoothing,
         start_id=codec.start_id,
     )
-
-
-def read_translator(config: Stage2Config, codec: TextCodec) -> dict[str, Any]:
-    """What the LLM of stage 2 is, as of `read_llm`; no weights are opened.
-
-    Args:
-        config: Names its folder.
-        codec: Of the tokenizer that it is used with.
-
-    Raises:
-        CheckpointError: As of `read_llm`, or the run's clips or sentences are too long for it.
-    """
-    folder = Path(config.model.llm_dir)
-    description = read_llm(
-        folder,
-        dropout=config.model.dropout,
-        attention_dropout=config.model.attention_dropout,
-        pad_id=codec.pad_id,
-        eos_id=codec.eos_id,
-        start_id=codec.start_id,
-        vocab_size=codec.vocab_size,
-    )
-    lengths = (config.data.max_frames, config.text.max_tokens, config.beam.max_new_tokens)
-    check_positions(folder, description, num_positions=max(lengths))
-    return description
 
 
 def build_encoder(shape: EncoderShape, *, backbone_weights: str = "") -> FeatureEncoder:

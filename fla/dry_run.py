@@ -13,7 +13,6 @@ from typing import TypeVar
 
 import torch
 
-from fla.build import read_translator
 from fla.config.check import SPLITS, ensemble_members
 from fla.config.schema import DecodeConfig, Stage1Config, Stage2Config
 from fla.continuation import is_finished
@@ -31,6 +30,7 @@ from fla.run_folder import RunFolder
 from fla.runtime import Runtime, find_device
 from fla.split import Split, read_split
 from fla.text.codec import TextCodec, read_codec
+from fla.translator import read_translator
 from fla.weights import open_weights
 
 Answer = TypeVar("Answer")

@@ -22,7 +22,7 @@ from fla.assembly import (
     open_parts,
     train_stage,
 )
-from fla.build import build_stage2, read_translator
+from fla.build import build_stage2
 from fla.checkpoint_export import write_model
 from fla.config.schema import Stage2Config, Stage2OptimConfig
 from fla.continuation import begin_once, is_finished
@@ -40,6 +40,7 @@ from fla.optim import build_adamw, cosine_schedule, decay_groups
 from fla.run import Run, open_run
 from fla.runtime import Runtime, ask_main, start_runtime, stop_runtime
 from fla.shards import Source, place_weights
+from fla.translator import read_translator
 from fla.weights import layouts_of, open_weights
 
 

@@ -103,6 +103,7 @@ LAYERS = (
         "split",
         "tracking",
         "translation_table",
+        "translator",
     },
     {
         "ahead",
