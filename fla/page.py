@@ -110,7 +110,7 @@ def serve_page(translator: VideoTranslator, *, host: str, port: int, limits: Lim
     ):
         app = build_app(translator, uploads=Path(uploads), limits=limits)
         address, bound_port, *_ = listener.getsockname()
-        shown = f"[{host}]" if ":" in host else host
+        shown = name_in_url(host)
         if ipaddress.ip_address(address).is_loopback:
             # A page elsewhere could give its own name this address, and read what is here.
             app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK_NAMES, shown])
@@ -125,6 +125,11 @@ def serve_page(translator: VideoTranslator, *, host: str, port: int, limits: Lim
             uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
         )
         server.run(sockets=[listener])
+
+
+def name_in_url(host: str) -> str:
+    """A host as a browser has it, in the address and in what it asks for."""
+    return f"[{host}]" if ":" in host else host
 
 
 def build_app(translator: VideoTranslator, *, uploads: Path, limits: Limits) -> FastAPI:
